@@ -1,0 +1,1 @@
+"""Presets (data, not code), saving and loading of checkpoints, importers for the originals' formats."""

@@ -1,0 +1,1 @@
+"""Quality, pitch and speed, each with its reference."""

@@ -1,0 +1,1 @@
+"""Layers: causal convolution and its state, ConvNeXt, adaptive normalisation, Fourier heads."""

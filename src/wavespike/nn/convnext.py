@@ -1,0 +1,117 @@
+"""ConvNeXt for sequences (Liu et al., 2022, as in Vocos, Siuzdak, 2023).
+
+Equation: x <- x + gamma * W2 GELU(W1 LN(dwconv7(x))).
+Departures: an option makes every convolution causal; the condition of the adaptive norm is per item.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wavespike.config import Config
+from wavespike.nn.conv import Conv1d
+from wavespike.nn.norm import Norm, make_norm
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvNeXtConfig(Config):
+    """`layer_scale_init_value` None means 1 / num_layers; 0 is kept as 0."""
+
+    type_name: ClassVar[str] = "convnext"
+
+    input_channels: int = 100
+    dim: int = 512
+    intermediate_dim: int = 1536
+    num_layers: int = 8
+    layer_scale_init_value: float | None = None
+    adanorm_num_embeddings: int | None = None
+    causal: bool = False
+
+
+class ConvNeXtBlock(nn.Module):
+    """One block, [B, C, L] -> [B, C, L]; `condition` [B] selects the adaptive norm's row."""
+
+    def __init__(self, dim: int, intermediate_dim: int, layer_scale: float, adanorm_num_embeddings: int | None = None, causal: bool = False):
+        super().__init__()
+        self.dwconv = Conv1d(dim, dim, 7, groups=dim, causal=causal)
+        self.norm = make_norm(dim, adanorm_num_embeddings)
+        self.pwconv1 = nn.Linear(dim, intermediate_dim)
+        self.pwconv2 = nn.Linear(intermediate_dim, dim)
+        self.gamma = nn.Parameter(torch.full((dim,), float(layer_scale)))
+
+    def _mix(self, residual: Tensor, h: Tensor, condition: Tensor | None) -> Tensor:
+        h = self.norm(h.transpose(1, 2), condition)  # [B, L, C]
+        h = self.pwconv2(F.gelu(self.pwconv1(h)))
+        return residual + (self.gamma * h).transpose(1, 2)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return self._mix(x, self.dwconv(x), condition)
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        return self.dwconv.initial_state(batch_size)
+
+    def step(self, x: Tensor, state: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h, state = self.dwconv.step(x, state)
+        return self._mix(x, h, condition), state
+
+
+class ConvNeXtBackbone(nn.Module):
+    """Vocos's backbone: embed, norm, blocks, final norm. [B, C_in, L] -> [B, L, dim].
+
+    Parameter names are upstream's (`embed`, `norm`, `convnext.{i}`, `final_layer_norm`).
+    """
+
+    def __init__(self, config: ConvNeXtConfig):
+        super().__init__()
+        self.config = config
+        c = config
+        scale = c.layer_scale_init_value if c.layer_scale_init_value is not None else 1 / c.num_layers
+        self.embed = Conv1d(c.input_channels, c.dim, 7, causal=c.causal)
+        self.norm = make_norm(c.dim, c.adanorm_num_embeddings)
+        self.convnext = nn.ModuleList(
+            ConvNeXtBlock(c.dim, c.intermediate_dim, scale, c.adanorm_num_embeddings, c.causal) for _ in range(c.num_layers)
+        )
+        self.final_layer_norm = Norm(c.dim)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv1d, nn.Linear)):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    @property
+    def blocks(self) -> list[ConvNeXtBlock]:
+        """The ConvNeXt blocks, in order."""
+        return cast("list[ConvNeXtBlock]", list(self.convnext))
+
+    @property
+    def context_frames(self) -> tuple[int, int]:
+        """Frames of past and of future that one output frame sees."""
+        span = 6 * (1 + self.config.num_layers)
+        return (span, 0) if self.config.causal else (span // 2, span // 2)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        x = self.norm(self.embed(x).transpose(1, 2), condition).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x, condition)
+        out: Tensor = self.final_layer_norm(x.transpose(1, 2))
+        return out
+
+    def initial_state(self, batch_size: int) -> list[Tensor]:
+        """Past inputs of every convolution."""
+        return [self.embed.initial_state(batch_size), *(b.initial_state(batch_size) for b in self.blocks)]
+
+    def step(self, x: Tensor, state: list[Tensor], condition: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """One chunk of frames [B, C_in, l] -> [B, l, dim], and the next state (causal backbones only)."""
+        after: list[Tensor] = []
+        h, s = self.embed.step(x, state[0])
+        after.append(s)
+        h = self.norm(h.transpose(1, 2), condition).transpose(1, 2)
+        for block, s in zip(self.blocks, state[1:], strict=True):
+            h, s = block.step(h, s, condition)
+            after.append(s)
+        return self.final_layer_norm(h.transpose(1, 2)), after

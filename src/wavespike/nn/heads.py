@@ -1,0 +1,159 @@
+"""Fourier heads: from a network's frames to a waveform.
+
+`ISTFTHead` is Vocos's (Siuzdak, 2023): S = min(exp(m), 100) exp(i p), waveform = ISTFT(S).
+`SourceFilterHead` starts from a spectrum that is nearly right instead of from nothing: magnitude from the mel's pseudo-inverse, phase from a
+harmonic source at the predicted pitch (Wang, Takaki and Yamagishi, 2019) and from noise, corrected by the network and made consistent by a few
+steps of fast Griffin-Lim (Perraudin et al., 2013) through which it is trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from wavespike.config import Config
+from wavespike.errors import ConfigError
+from wavespike.nn.pitch import PitchEstimator
+from wavespike.signal.griffin_lim import griffin_lim, unit
+from wavespike.signal.mel import MelConfig, magnitude_from_mel
+from wavespike.signal.source import counter_noise, harmonic_source, integrate_pitch
+from wavespike.signal.stft import Padding, istft, stft
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ISTFTHeadConfig(Config):
+    """`mel_prior`: the network predicts a correction to log max(pinv(B) exp(c), 1e-4) instead of the log-magnitude itself."""
+
+    type_name: ClassVar[str] = "istft"
+
+    dim: int = 512
+    n_fft: int = 1024
+    hop_length: int = 256
+    padding: Padding = "center"
+    mel_prior: bool = False
+    consistency_steps: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceFilterHeadConfig(Config):
+    """`pitch_dim` and `pitch_layers` size the pitch estimator; `consistency_steps` is the number of Griffin-Lim projections."""
+
+    type_name: ClassVar[str] = "source-filter"
+
+    dim: int = 192
+    n_fft: int = 1024
+    hop_length: int = 256
+    padding: Padding = "center"
+    pitch_dim: int = 96
+    pitch_layers: int = 4
+    consistency_steps: int = 2
+    causal: bool = False
+
+
+class ISTFTHead(nn.Module):
+    """Hidden frames [B, L, dim] (and the features [B, C, L] they came from) -> waveform [B, T]."""
+
+    def __init__(self, config: ISTFTHeadConfig, mel: MelConfig | None = None):
+        super().__init__()
+        if config.mel_prior and mel is None:
+            raise ConfigError("head.mel_prior: expected mel features, got another front end; set mel_prior: false")
+        self.config, self.mel = config, mel
+        self.out = nn.Linear(config.dim, config.n_fft + 2)
+
+    @property
+    def context_frames(self) -> tuple[int, int]:
+        """Frames before and after that touch one hop of output."""
+        reach = math.ceil(self.config.n_fft / self.config.hop_length)
+        reach *= 1 + 2 * self.config.consistency_steps
+        return reach, reach
+
+    def spectrum(self, hidden: Tensor, features: Tensor) -> Tensor:
+        """The complex spectrum [B, n_fft//2+1, L] before the inverse transform."""
+        c = self.config
+        log_magnitude, phase = self.out(hidden).transpose(1, 2).chunk(2, 1)
+        if c.mel_prior:
+            assert self.mel is not None
+            log_magnitude = log_magnitude + torch.log(magnitude_from_mel(features, self.mel))
+        magnitude = torch.exp(log_magnitude).clip(max=1e2)
+        start = torch.complex(torch.cos(phase), torch.sin(phase))
+        if c.consistency_steps:
+            return griffin_lim(magnitude, start, c.consistency_steps, c.n_fft, c.hop_length, padding=c.padding)
+        return magnitude * start
+
+    def forward(self, hidden: Tensor, features: Tensor) -> Tensor:
+        return istft(self.spectrum(hidden, features), self.config.n_fft, self.config.hop_length, None, self.config.padding)
+
+
+class SourceFilterHead(nn.Module):
+    """Hidden frames [B, L, dim] and log-mel features [B, C, L] -> waveform [B, T].
+
+    Equation: u = v E exp(i p) + (1 - v) Z with E and Z the spectra of the harmonic source and of noise, p and v from the network;
+    M = exp(d) max(pinv(B) exp(c), 1e-4) with d from the network; waveform = ISTFT(GriffinLim(M, unit(u))).
+    """
+
+    def __init__(self, config: SourceFilterHeadConfig, mel: MelConfig | None = None):
+        super().__init__()
+        if mel is None:
+            raise ConfigError("head: expected mel features for a source-filter head, got another front end; use the istft head")
+        self.config, self.mel = config, mel
+        self.bins = config.n_fft // 2 + 1
+        self.pitch = PitchEstimator(mel.n_mels, config.pitch_dim, config.pitch_layers, config.causal)
+        self.out = nn.Linear(config.dim, 3 * self.bins)
+        nn.init.trunc_normal_(self.out.weight, std=0.002)
+        nn.init.zeros_(self.out.bias)
+        self.momentum = nn.Parameter(torch.full((), 0.5))
+
+    @property
+    def context_frames(self) -> tuple[int, int]:
+        """Frames before and after that touch one hop of output: pitch network, its smoothing, source frames, projections, overlap-add."""
+        reach = math.ceil(self.config.n_fft / self.config.hop_length)
+        left, right = self.pitch.backbone.context_frames
+        more = 3 + reach * (2 + 2 * self.config.consistency_steps)
+        return left + more, right + more
+
+    def source(self, f0_hz: Tensor, phase: Tensor, offset_samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Spectra of the harmonic and of the noise source, each [B, n_fft//2+1, L].
+
+        f0 [B, L] hertz, phase [B, L] radians at the frames, offset [B] int64: position of the first sample in the whole signal.
+        """
+        c, rate = self.config, self.mel.sample_rate
+        last = f0_hz[:, -1:]  # the source runs one hop past the last frame, at its pitch
+        after = phase[:, -1:] + 2 * math.pi * c.hop_length / rate * last
+        pulses = harmonic_source(torch.cat([f0_hz, last], 1), torch.cat([phase, after], 1), c.hop_length, rate)
+        if c.padding == "center":  # L frames span (L-1) hops
+            pulses = pulses[:, : max(1, (f0_hz.shape[1] - 1) * c.hop_length)]
+        noise = counter_noise(offset_samples, pulses.shape[-1], pulses.dtype)
+        return self._frames(pulses), self._frames(noise)
+
+    def _frames(self, x: Tensor) -> Tensor:
+        return stft(x, self.config.n_fft, self.config.hop_length, None, self.config.padding)
+
+    def spectrum(self, hidden: Tensor, features: Tensor, f0_hz: Tensor | None = None, voiced: Tensor | None = None, *,
+                 start_phase: Tensor | None = None, offset_samples: Tensor | None = None) -> Tensor:
+        """The complex spectrum [B, n_fft//2+1, L] before the inverse transform.
+
+        Pitch and voicing [B, L] are predicted when not given; `start_phase` [B] and `offset_samples` [B] continue a stream.
+        """
+        c = self.config
+        if f0_hz is None or voiced is None:
+            f0_hz, voiced = self.pitch.decode(*self.pitch(features))
+        if offset_samples is None:
+            offset_samples = torch.zeros(features.shape[0], dtype=torch.int64, device=features.device)
+        phase = integrate_pitch(f0_hz, c.hop_length, self.mel.sample_rate, start_phase)
+        pulses, noise = self.source(f0_hz, phase, offset_samples)
+        change, turn, mix = self.out(hidden).transpose(1, 2).chunk(3, 1)  # each [B, F, L]
+        hertz = torch.linspace(0, self.mel.sample_rate / 2, self.bins, device=hidden.device)[None, :, None]
+        # it starts harmonic where voiced and below 5 kHz, as noise elsewhere; `mix` moves it
+        gate = voiced[:, None] * torch.sigmoid((5000.0 - hertz) / 500.0)
+        harmonic = torch.sigmoid(mix + 8.0 * gate - 4.0)
+        start = harmonic * pulses * torch.complex(torch.cos(turn), torch.sin(turn)) + (1 - harmonic) * noise
+        magnitude = torch.exp(change) * magnitude_from_mel(features, self.mel)
+        return griffin_lim(magnitude.clamp(max=1e2), unit(start), c.consistency_steps, c.n_fft, c.hop_length, momentum=self.momentum, padding=c.padding)
+
+    def forward(self, hidden: Tensor, features: Tensor) -> Tensor:
+        c = self.config
+        return istft(self.spectrum(hidden, features), c.n_fft, c.hop_length, None, c.padding)

@@ -1,0 +1,58 @@
+"""Pitch and voicing from log-mel features (after CREPE, Kim et al., 2018: classes 20 cents apart, weighted average around the best).
+
+Equation: f0 = exp(sum_i p_i log f_i / sum_i p_i) over the four classes either side of the most probable one.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wavespike.nn.convnext import ConvNeXtBackbone, ConvNeXtConfig
+
+
+class PitchEstimator(nn.Module):
+    """Features [B, C, L] -> class logits [B, L, bins] and voicing logits [B, L]."""
+
+    F_MIN_HZ, F_MAX_HZ, STEP_CENTS, REACH = 55.0, 550.0, 20.0, 4
+
+    def __init__(self, input_channels: int, dim: int = 96, num_layers: int = 4, causal: bool = False):
+        super().__init__()
+        self.bins = int(math.ceil(1200 * math.log2(self.F_MAX_HZ / self.F_MIN_HZ) / self.STEP_CENTS)) + 1
+        self.backbone = ConvNeXtBackbone(
+            ConvNeXtConfig(input_channels=input_channels, dim=dim, intermediate_dim=3 * dim, num_layers=num_layers, causal=causal)
+        )
+        self.out = nn.Linear(dim, self.bins + 1)
+
+    def class_of(self, f0_hz: Tensor) -> Tensor:
+        """Fractional class of a frequency in hertz."""
+        return 1200 / self.STEP_CENTS * torch.log2(f0_hz / self.F_MIN_HZ)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.out(self.backbone(features))
+        return out[..., :-1], out[..., -1]
+
+    def decode(self, logits: Tensor, voicing_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Pitch in hertz [B, L], defined in every frame, and the probability of voicing [B, L].
+
+        Unvoiced frames take the pitch of voiced neighbours (a Gaussian of three frames either side), so that onsets do not glide.
+        """
+        best = logits.argmax(-1, keepdim=True)
+        index = (best + torch.arange(-self.REACH, self.REACH + 1, device=logits.device)).clamp(0, self.bins - 1)
+        weight = torch.softmax(logits.gather(-1, index), -1)
+        f0 = self.F_MIN_HZ * torch.exp2((weight * index).sum(-1) * self.STEP_CENTS / 1200)
+        voiced = torch.sigmoid(voicing_logits)
+        return self.fill(f0, voiced), voiced
+
+    @staticmethod
+    def fill(f0_hz: Tensor, voiced: Tensor) -> Tensor:
+        """Smooth the pitch of unvoiced frames by their voiced neighbours, [B, L]."""
+        kernel = torch.exp(-0.5 * (torch.arange(-3, 4, device=f0_hz.device, dtype=f0_hz.dtype) / 1.5) ** 2)[None, None]
+        weight = voiced**4
+        near = F.conv1d(F.pad((weight * f0_hz)[:, None], (3, 3)), kernel)[:, 0]
+        total = F.conv1d(F.pad(weight[:, None], (3, 3)), kernel)[:, 0]
+        filled = (near + 1e-3 * f0_hz) / (total + 1e-3)
+        return voiced * f0_hz + (1 - voiced) * filled

@@ -1,0 +1,1 @@
+"""Sessions that outlive a call: streaming, long files, export."""

@@ -1,0 +1,1 @@
+"""Samples and frames, nothing learned: files, resampling, STFT, MDCT, mel, harmonic source, Griffin-Lim."""

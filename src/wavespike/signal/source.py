@@ -1,0 +1,58 @@
+"""Harmonic source and noise source: the two excitations of voiced and unvoiced speech (Fant, 1960), given a pitch track.
+
+Equation: phi(n) = 2 pi / sr * integral of f0, e(n) = sqrt(2/K) * sum_{k=1..K} cos(k phi(n)) with K = floor(sr / (2 f0)), summed in closed form
+(Dirichlet kernel). The train of pulses has unit variance and every harmonic below half the sampling rate.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def integrate_pitch(f0_hz: Tensor, hop_length: int, sample_rate: int, start_phase: Tensor | None = None) -> Tensor:
+    """Phase of the fundamental at each frame, [B, L] hertz -> [B, L] float64 radians, wrapped to [0, 2 pi).
+
+    f0 is linear between frames, so the phase advances by the trapezoid rule. `start_phase` [B] is the phase at the first frame.
+    """
+    f0 = f0_hz.double()
+    step = math.pi * hop_length / sample_rate * (f0[:, 1:] + f0[:, :-1])  # [B, L-1]
+    start = f0.new_zeros(f0.shape[0]) if start_phase is None else start_phase.double()
+    return torch.cat([start[:, None], start[:, None] + torch.cumsum(step, 1)], 1).remainder(2 * math.pi)
+
+
+def harmonic_source(f0_hz: Tensor, phase: Tensor, hop_length: int, sample_rate: int) -> Tensor:
+    """Unit-variance pulse train of a pitch track: f0 [B, L] hertz, phase [B, L] radians at the frames -> [B, (L-1)*hop].
+
+    Sample n of segment l has phase phi_l + 2 pi/sr (f_l n + (f_{l+1} - f_l) n^2 / (2 hop)).
+    """
+    n = torch.arange(hop_length, dtype=f0_hz.dtype, device=f0_hz.device)
+    here, change = f0_hz[:, :-1, None], f0_hz.diff(dim=1)[:, :, None]
+    angle = phase[:, :-1, None].to(f0_hz.dtype) + 2 * math.pi / sample_rate * (here * n + change * n.square() / (2 * hop_length))
+    f0 = here + change * n / hop_length  # [B, L-1, hop]
+    count = torch.floor(sample_rate / 2 / f0)
+    # sum_{k=1..K} cos(k a) = (sin((K + 1/2) a) / sin(a / 2) - 1) / 2; near a = 0 (mod 2 pi) its limit K
+    half = torch.sin(angle / 2)
+    near = half.abs() < 1e-4
+    total = 0.5 * (torch.sin((count + 0.5) * angle) / torch.where(near, 1.0, half) - 1.0)
+    total = torch.where(near, count, total)
+    return (total * torch.sqrt(2.0 / count)).flatten(1)
+
+
+def counter_noise(start: Tensor, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """White, uniform, unit-variance noise that depends on the sample's position only: start [B] int64 -> [B, length].
+
+    A counter-based generator (the finaliser of MurmurHash3, Appleby 2011, on the sample index): the noise of samples a..b is the same however the
+    signal is cut, so a stream equals the whole.
+    """
+    mask = 0xFFFFFFFF
+    h = (start[:, None] + torch.arange(length, device=start.device)) & mask
+    h = (h * 0x9E3779B1) & mask
+    h = h ^ (h >> 16)
+    h = (h * 0x85EBCA6B) & mask
+    h = h ^ (h >> 13)
+    h = (h * 0xC2B2AE35) & mask
+    h = h ^ (h >> 16)
+    return ((h.to(torch.float64) / 2**31 - 1.0) * math.sqrt(3.0)).to(dtype)

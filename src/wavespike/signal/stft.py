@@ -1,0 +1,115 @@
+"""Short-time Fourier transform and its inverse, with the two paddings of the field.
+
+Equation: X[k, l] = sum_n w[n] x[n + l*hop - pad] exp(-2 pi i k n / n_fft); the inverse is the weighted overlap-add
+x[n] = sum_l w[n - l*hop] irfft(X[:, l])[n - l*hop] / sum_l w[n - l*hop]^2 (Griffin and Lim, 1984).
+
+`center`: reflect padding of n_fft/2 on both sides; T samples give L = 1 + T // hop frames, L frames give (L-1)*hop samples.
+`same`: reflect padding of (n_fft - hop) split over both sides; T samples give L = T // hop frames, L frames give L*hop samples.
+Departures: with an odd n_fft - hop, `same` puts the extra sample on the right, so the length is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wavespike.errors import AudioError
+
+Padding = Literal["center", "same"]
+
+
+@functools.lru_cache(maxsize=64)
+def _hann(length: int, dtype: torch.dtype, device: str) -> Tensor:
+    # never an inference tensor, even when first asked for in inference mode: it is shared by later training
+    with torch.inference_mode(False):
+        return torch.hann_window(length, dtype=torch.float64).to(dtype).to(device)
+
+
+def hann_window(n_fft: int, win_length: int | None = None, *, dtype: torch.dtype = torch.float32,
+                device: torch.device | str = "cpu") -> Tensor:
+    """Periodic Hann window of `win_length` samples, centred in `n_fft` by zeros [n_fft]."""
+    win_length = n_fft if win_length is None else win_length
+    window = _hann(win_length, dtype, str(device))
+    left = (n_fft - win_length) // 2
+    return F.pad(window, (left, n_fft - win_length - left)) if win_length != n_fft else window
+
+
+def _same_pad(n_fft: int, hop_length: int) -> tuple[int, int]:
+    return (n_fft - hop_length) // 2, (n_fft - hop_length + 1) // 2
+
+
+def reflect_pad(x: Tensor, left: int, right: int) -> Tensor:
+    """Reflect padding of the last axis [..., T] -> [..., left+T+right] that also takes signals shorter than the padding."""
+    shape = x.shape
+    x = x.reshape(-1, 1, shape[-1])
+    while left > 0 or right > 0:
+        room = x.shape[-1] - 1
+        if room == 0:  # one sample: nothing to reflect, repeat it
+            x = F.pad(x, (left, right), mode="replicate")
+            break
+        a, b = min(left, room), min(right, room)
+        x = F.pad(x, (a, b), mode="reflect")
+        left, right = left - a, right - b
+    return x.reshape(*shape[:-1], x.shape[-1])
+
+
+def stft(x: Tensor, n_fft: int, hop_length: int, win_length: int | None = None, padding: Padding = "center") -> Tensor:
+    """Complex spectrum [..., T] -> [..., n_fft//2+1, L] with a periodic Hann window, no normalisation.
+
+    Raises AudioError when there is not a single frame.
+    """
+    if x.shape[-1] == 0:
+        raise AudioError("expected at least one sample of audio, got none; check the input for emptiness")
+    pads = (n_fft // 2, n_fft // 2) if padding == "center" else _same_pad(n_fft, hop_length)
+    frames = reflect_pad(x, *pads)
+    if frames.shape[-1] < n_fft:
+        raise AudioError(f"expected at least {hop_length} samples for one frame of padding {padding!r}, got {x.shape[-1]}; pad the audio")
+    lead = frames.shape[:-1]
+    window = hann_window(n_fft, win_length, dtype=x.dtype, device=x.device)
+    spectrum = torch.stft(frames.reshape(-1, frames.shape[-1]), n_fft, hop_length, n_fft, window, center=False, return_complex=True)
+    return spectrum.reshape(*lead, *spectrum.shape[-2:])
+
+
+@functools.lru_cache(maxsize=256)
+def _inverse_envelope(n_fft: int, hop_length: int, win_length: int | None, n_frames: int, crop: tuple[int, int],
+                      dtype: torch.dtype, device: str) -> Tensor:
+    with torch.inference_mode(False):
+        square = hann_window(n_fft, win_length, dtype=torch.float64, device="cpu").square()
+        total = _overlap_add(square[:, None].expand(-1, n_frames), hop_length)
+        total = total[crop[0] : total.shape[-1] - crop[1]]
+        return total.clamp_min(1e-11).reciprocal().to(dtype).to(device)
+
+
+def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
+    """[..., n_fft, L] -> [..., (L-1)*hop + n_fft]"""
+    n_fft, n_frames = frames.shape[-2:]
+    size = (n_frames - 1) * hop_length + n_fft
+    if n_fft % hop_length == 0:  # whole hops: add shifted blocks, several times faster than fold
+        ratio = n_fft // hop_length
+        blocks = frames.transpose(-1, -2).reshape(*frames.shape[:-2], n_frames, ratio, hop_length)
+        out = frames.new_zeros(*frames.shape[:-2], n_frames + ratio - 1, hop_length)
+        for r in range(ratio):
+            out[..., r : r + n_frames, :] += blocks[..., r, :]
+        return out.reshape(*frames.shape[:-2], size)
+    lead = frames.shape[:-2]
+    folded = F.fold(frames.reshape(-1, n_fft, n_frames), (1, size), (1, n_fft), stride=(1, hop_length))
+    return folded.reshape(*lead, size)
+
+
+def istft(spectrum: Tensor, n_fft: int, hop_length: int, win_length: int | None = None, padding: Padding = "center") -> Tensor:
+    """Waveform [..., n_fft//2+1, L] -> [..., (L-1)*hop] (`center`) or [..., L*hop] (`same`)."""
+    n_frames = spectrum.shape[-1]
+    window = hann_window(n_fft, win_length, dtype=spectrum.real.dtype, device=spectrum.device)
+    # [..., n_fft, L]; frames contiguous in time for the transform
+    frames = torch.fft.irfft(spectrum.transpose(-1, -2), n=n_fft, dim=-1) * window
+    total = _overlap_add(frames.transpose(-1, -2), hop_length)
+    crop = (n_fft // 2, n_fft - n_fft // 2) if padding == "center" else _same_pad(n_fft, hop_length)
+    total = total[..., crop[0] : total.shape[-1] - crop[1]]
+    if padding == "center":
+        total = total[..., : (n_frames - 1) * hop_length]
+        crop = (crop[0], (n_frames - 1) * hop_length + n_fft - crop[0] - total.shape[-1])
+    return total * _inverse_envelope(n_fft, hop_length, win_length, n_frames, crop, total.dtype, str(total.device))

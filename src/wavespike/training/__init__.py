@@ -1,0 +1,1 @@
+"""Data, losses, discriminators, one task a way of learning."""

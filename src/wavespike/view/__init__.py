@@ -1,0 +1,1 @@
+"""Figures a person would rather see than numbers."""
