@@ -71,15 +71,20 @@ class ISTFTHead(nn.Module):
         reach *= 1 + 2 * self.config.consistency_steps
         return reach, reach
 
-    def spectrum(self, hidden: Tensor, features: Tensor) -> Tensor:
-        """The complex spectrum [B, n_fft//2+1, L] before the inverse transform."""
+    def polar(self, hidden: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Magnitude [B, n_fft//2+1, L] and unit phasor (complex), frame by frame."""
         c = self.config
         log_magnitude, phase = self.out(hidden).transpose(1, 2).chunk(2, 1)
         if c.mel_prior:
             assert self.mel is not None
             log_magnitude = log_magnitude + torch.log(magnitude_from_mel(features, self.mel))
-        magnitude = torch.exp(log_magnitude).clip(max=1e2)
-        start = torch.complex(torch.cos(phase), torch.sin(phase))
+        magnitude = torch.exp(log_magnitude.clamp(max=math.log(1e2)))  # min(exp m, 100), with a finite gradient
+        return magnitude, torch.complex(torch.cos(phase), torch.sin(phase))
+
+    def spectrum(self, hidden: Tensor, features: Tensor) -> Tensor:
+        """The complex spectrum [B, n_fft//2+1, L] before the inverse transform."""
+        c = self.config
+        magnitude, start = self.polar(hidden, features)
         if c.consistency_steps:
             return griffin_lim(magnitude, start, c.consistency_steps, c.n_fft, c.hop_length, padding=c.padding)
         return magnitude * start

@@ -42,6 +42,11 @@ def _same_pad(n_fft: int, hop_length: int) -> tuple[int, int]:
     return (n_fft - hop_length) // 2, (n_fft - hop_length + 1) // 2
 
 
+def frame_pads(n_fft: int, hop_length: int, padding: Padding) -> tuple[int, int]:
+    """Samples of reflect padding left and right."""
+    return (n_fft // 2, n_fft // 2) if padding == "center" else _same_pad(n_fft, hop_length)
+
+
 def reflect_pad(x: Tensor, left: int, right: int) -> Tensor:
     """Reflect padding of the last axis [..., T] -> [..., left+T+right] that also takes signals shorter than the padding."""
     shape = x.shape
@@ -64,7 +69,7 @@ def stft(x: Tensor, n_fft: int, hop_length: int, win_length: int | None = None, 
     """
     if x.shape[-1] == 0:
         raise AudioError("expected at least one sample of audio, got none; check the input for emptiness")
-    pads = (n_fft // 2, n_fft // 2) if padding == "center" else _same_pad(n_fft, hop_length)
+    pads = frame_pads(n_fft, hop_length, padding)
     frames = reflect_pad(x, *pads)
     if frames.shape[-1] < n_fft:
         raise AudioError(f"expected at least {hop_length} samples for one frame of padding {padding!r}, got {x.shape[-1]}; pad the audio")
@@ -79,12 +84,12 @@ def _inverse_envelope(n_fft: int, hop_length: int, win_length: int | None, n_fra
                       dtype: torch.dtype, device: str) -> Tensor:
     with torch.inference_mode(False):
         square = hann_window(n_fft, win_length, dtype=torch.float64, device="cpu").square()
-        total = _overlap_add(square[:, None].expand(-1, n_frames), hop_length)
+        total = overlap_add(square[:, None].expand(-1, n_frames), hop_length)
         total = total[crop[0] : total.shape[-1] - crop[1]]
         return total.clamp_min(1e-11).reciprocal().to(dtype).to(device)
 
 
-def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
+def overlap_add(frames: Tensor, hop_length: int) -> Tensor:
     """[..., n_fft, L] -> [..., (L-1)*hop + n_fft]"""
     n_fft, n_frames = frames.shape[-2:]
     size = (n_frames - 1) * hop_length + n_fft
@@ -106,7 +111,7 @@ def istft(spectrum: Tensor, n_fft: int, hop_length: int, win_length: int | None 
     window = hann_window(n_fft, win_length, dtype=spectrum.real.dtype, device=spectrum.device)
     # [..., n_fft, L]; frames contiguous in time for the transform
     frames = torch.fft.irfft(spectrum.transpose(-1, -2), n=n_fft, dim=-1) * window
-    total = _overlap_add(frames.transpose(-1, -2), hop_length)
+    total = overlap_add(frames.transpose(-1, -2), hop_length)
     crop = (n_fft // 2, n_fft - n_fft // 2) if padding == "center" else _same_pad(n_fft, hop_length)
     total = total[..., crop[0] : total.shape[-1] - crop[1]]
     if padding == "center":
