@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from wavespike.errors import UsageError
@@ -32,7 +33,7 @@ def decode_long(model: Vocoder[Any], features: Tensor, chunk_frames: int = 256, 
     """`decode` of long features [B, C, L] piece by piece, `chunk_frames` at a time."""
     if chunk_frames < 1:
         raise UsageError(f"expected chunk_frames of at least 1, got {chunk_frames}")
-    return decode_blocks(model, features.split(chunk_frames, dim=-1), **condition)
+    return decode_blocks(model, torch.split(features, chunk_frames, dim=-1), **condition)
 
 
 def feature_blocks(model: Vocoder[Any], blocks: Iterable[Tensor]) -> Iterator[Tensor]:

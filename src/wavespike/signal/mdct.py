@@ -57,7 +57,8 @@ def mdct(x: Tensor, frame_length: int, padding: Padding = "center") -> Tensor:
     window, before, after = _tables(frame_length, x.dtype, str(x.device))
     frames = F.pad(x, (left, right + -x.shape[-1] % n)).unfold(-1, frame_length, n) * window  # [..., L, M]
     spectrum = torch.fft.fft(frames * before, dim=-1)[..., :n] * after
-    return spectrum.real.transpose(-1, -2) * math.sqrt(2 / n)
+    out: Tensor = spectrum.real.transpose(-1, -2) * math.sqrt(2 / n)
+    return out
 
 
 def imdct_frames(coefficients: Tensor, frame_length: int) -> Tensor:
@@ -66,7 +67,8 @@ def imdct_frames(coefficients: Tensor, frame_length: int) -> Tensor:
     window, before, after = _tables(frame_length, coefficients.dtype, str(coefficients.device))
     turned = coefficients.transpose(-1, -2) * after.conj()  # [..., L, N]
     frames = (torch.fft.ifft(turned, n=frame_length, dim=-1) * before.conj()).real * frame_length
-    return (frames * window * math.sqrt(2 / n)).transpose(-1, -2)
+    out: Tensor = (frames * window * math.sqrt(2 / n)).transpose(-1, -2)
+    return out
 
 
 def imdct(coefficients: Tensor, frame_length: int, padding: Padding = "center") -> Tensor:

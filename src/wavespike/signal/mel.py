@@ -116,7 +116,8 @@ def mel_filterbank(config: MelConfig) -> Tensor:
 @functools.lru_cache(maxsize=64)
 def _pseudo_inverse(config: MelConfig) -> Tensor:
     with torch.inference_mode(False):
-        return torch.linalg.pinv(_filterbank(config).double()).float()
+        inverse: Tensor = torch.linalg.pinv(_filterbank(config).double()).float()
+    return inverse
 
 
 def log_mel(x: Tensor, config: MelConfig) -> Tensor:
@@ -130,7 +131,8 @@ def log_mel_of_spectrum(spectrum: Tensor, config: MelConfig) -> Tensor:
     if config.power != 1.0:
         magnitude = magnitude**config.power
     mel = torch.matmul(mel_filterbank(config).to(magnitude), magnitude).clamp_min(config.clip)
-    return mel.log().div(_log_scale(config))
+    out: Tensor = mel.log().div(_log_scale(config))
+    return out
 
 
 def _log_scale(config: MelConfig) -> float:
