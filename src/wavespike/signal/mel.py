@@ -116,7 +116,8 @@ def mel_filterbank(config: MelConfig) -> Tensor:
 @functools.lru_cache(maxsize=64)
 def _pseudo_inverse(config: MelConfig) -> Tensor:
     with torch.inference_mode(False):
-        return torch.linalg.pinv(_filterbank(config).double()).float()
+        inverse: Tensor = torch.linalg.pinv(_filterbank(config).double()).float()
+        return inverse
 
 
 def log_mel(x: Tensor, config: MelConfig) -> Tensor:
