@@ -121,7 +121,8 @@ def test_more_input_never_changes_the_past() -> None:
     features = torch.randn(1, 12, 200, dtype=torch.float64)
     other = torch.cat([features[..., :100], torch.randn(1, 12, 100, dtype=torch.float64)], -1)
     a, b = (model.stream().push(x[..., :100]) for x in (features, other))
-    assert a.shape[1] > 0 and torch.equal(a, b)
+    assert a.shape[1] > 0
+    assert torch.equal(a, b)
     assert error(a, model.decode(other)[:, : a.shape[1]]) <= 1e-8
 
 

@@ -21,9 +21,9 @@ from wavespike.models.base import Stream, check_audio
 from wavespike.nn.heads import ISTFTHead, SourceFilterHead
 from wavespike.nn.imdct_heads import IMDCTHead
 from wavespike.signal.blocks import BlockGriffinLim, BlockIMDCT, BlockISTFT, BlockSTFT, FrameQueue
+from wavespike.signal.griffin_lim import scaled
 from wavespike.signal.mel import MelConfig, log_mel_of_spectrum
 from wavespike.signal.source import integrate_pitch
-from wavespike.signal.stft import istft
 
 WINDOW_FRAMES = 512
 """Most frames that one window puts out; longer chunks are cut, so that memory stays bounded."""
@@ -159,8 +159,10 @@ class ISTFTBlocks:
 
     def push(self, hidden: Tensor, features: Tensor, final: bool) -> Tensor:
         self.features.put(features)
-        magnitude, start = self.head.polar(hidden, self.features.take(hidden.shape[1]))
-        return self.inverse.push(self.projections.push(magnitude, start, final), final)
+        magnitude, phase = self.head.spectrum(hidden, self.features.take(hidden.shape[1]))
+        start = torch.complex(torch.cos(phase), torch.sin(phase))
+        spectrum = self.projections.push(magnitude, start, final) if self.head.config.consistency_steps else scaled(start, magnitude)
+        return self.inverse.push(spectrum, final)
 
 
 class IMDCTBlocks:
@@ -232,8 +234,8 @@ class SourceFilterBlocks:
     def _render(self, start: int, hidden: Tensor, features: Tensor, f0_hz: Tensor, voiced: Tensor, phase: Tensor) -> Tensor:
         c = self.head.config
         offset = torch.full((hidden.shape[0],), start * c.hop_length, dtype=torch.int64, device=hidden.device)
-        spectrum = self.head.spectrum(hidden.transpose(1, 2), features, f0_hz, voiced, start_phase=phase[:, 0], offset_samples=offset)
-        return istft(spectrum, c.n_fft, c.hop_length, None, c.padding)
+        audio: Tensor = self.head(hidden.transpose(1, 2), features, f0_hz, voiced, start_phase=phase[:, 0], offset_samples=offset)
+        return audio
 
 
 def head_blocks(head: torch.nn.Module, batch_size: int) -> HeadBlocks:

@@ -12,11 +12,11 @@ from torch import Tensor
 from wavespike.errors import UsageError
 from wavespike.signal.griffin_lim import unit
 from wavespike.signal.mdct import imdct_frames, mdct_crop
-from wavespike.signal.stft import Padding, frame_pads, hann_window, overlap_add, reflect_pad, stft
+from wavespike.signal.stft import Padding, add_frames, frame_pads, hann_window, reflect_pad, stft
 
 
 class BlockOverlapAdd:
-    """Windowed frames [B, N, l] -> samples; the whole of L frames gives (L-1)*hop (`center`) or L*hop samples (`same`).
+    """Windowed frames [B, l, N] -> samples; the whole of L frames gives (L-1)*hop (`center`) or L*hop samples (`same`).
 
     With `square_window` [N] the sum is divided by the overlap-added square window, as the inverse STFT does.
     """
@@ -38,16 +38,16 @@ class BlockOverlapAdd:
         return total if self.square is None else total * weight.clamp_min(1e-11).reciprocal().to(total)
 
     def push(self, frames: Tensor, final: bool = False) -> Tensor:
-        hop, count = self.hop, frames.shape[-1]
+        hop, count = self.hop, frames.shape[1]
         if self.tail is None or self.held is None:
             self.tail = frames.new_zeros(frames.shape[0], self.length - hop)
             self.held = frames.new_zeros(frames.shape[0], 0)
         if count:
-            total = overlap_add(frames, hop)
+            total = add_frames(frames, hop)
             total[:, : self.length - hop] += self.tail
             weight = self.weight
             if self.square is not None:
-                weight = overlap_add(self.square[:, None].expand(-1, count), hop)
+                weight = add_frames(self.square[None].expand(count, -1), hop)
                 weight[: self.length - hop] += self.weight
                 self.weight = weight[count * hop :]
                 weight = weight[: count * hop]
@@ -77,9 +77,9 @@ class BlockISTFT:
     def push(self, spectrum: Tensor, final: bool = False) -> Tensor:
         window = hann_window(self.n_fft, dtype=spectrum.real.dtype, device=spectrum.device)
         if spectrum.shape[-1]:
-            frames = (torch.fft.irfft(spectrum.transpose(-1, -2), n=self.n_fft, dim=-1) * window).transpose(-1, -2)
+            frames = torch.fft.irfft(spectrum.transpose(-1, -2), n=self.n_fft, dim=-1) * window
         else:
-            frames = spectrum.real.new_zeros(spectrum.shape[0], self.n_fft, 0)
+            frames = spectrum.real.new_zeros(spectrum.shape[0], 0, self.n_fft)
         return self.sum.push(frames, final)
 
 
@@ -95,7 +95,7 @@ class BlockIMDCT:
         if coefficients.shape[-1]:
             frames = imdct_frames(coefficients, self.frame_length)
         else:
-            frames = coefficients.new_zeros(coefficients.shape[0], self.frame_length, 0)
+            frames = coefficients.new_zeros(coefficients.shape[0], 0, self.frame_length)
         return self.sum.push(frames, final)
 
 
@@ -135,7 +135,8 @@ class BlockSTFT:
             wide = torch.complex128 if padded.dtype == torch.float64 else torch.complex64
             return torch.zeros(padded.shape[0], self.n_fft // 2 + 1, 0, dtype=wide, device=padded.device)
         window = hann_window(self.n_fft, self.win, dtype=padded.dtype, device=padded.device)
-        return torch.stft(padded, self.n_fft, self.hop, self.n_fft, window, center=False, return_complex=True)
+        spectrum: Tensor = torch.fft.rfft(padded.unfold(-1, self.n_fft, self.hop) * window)
+        return spectrum.transpose(-1, -2)
 
 
 class FrameQueue:
@@ -155,7 +156,7 @@ class FrameQueue:
 
 
 class BlockGriffinLim:
-    """Magnitude [B, F, l] and start [B, F, l] -> spectrum with consistent phase; `griffin_lim` by blocks, every projection computed once."""
+    """Magnitude [B, F, l] and start [B, F, l] -> spectrum whose inverse is `griffin_lim`; every projection computed once."""
 
     def __init__(self, iterations: int, n_fft: int, hop_length: int, *, momentum: float | Tensor = 0.99, padding: Padding = "center"):
         self.weight = momentum / (1 + momentum)
@@ -167,7 +168,7 @@ class BlockGriffinLim:
         self.delay_frames = sum(lags)
 
     def push(self, magnitude: Tensor, start: Tensor, final: bool = False) -> Tensor:
-        spectrum = magnitude * start
+        spectrum = unit(start, magnitude)
         before: Tensor | None = None
         for index, (inverse, forward) in enumerate(zip(self.inverse, self.forward, strict=True)):
             self.magnitude[index].put(magnitude)
@@ -177,5 +178,5 @@ class BlockGriffinLim:
             count = projected.shape[-1]
             magnitude = self.magnitude[index].take(count)
             guess = projected if before is None else projected - self.weight * self.before[index].take(count)
-            spectrum, before = magnitude * unit(guess), projected
+            spectrum, before = unit(guess, magnitude), projected
         return spectrum

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wavespike.errors import AudioError, UsageError
-from wavespike.signal.stft import Padding, overlap_add
+from wavespike.signal.stft import Padding, add_frames
 
 
 def mdct_crop(frame_length: int, padding: Padding) -> tuple[int, int]:
@@ -62,12 +62,12 @@ def mdct(x: Tensor, frame_length: int, padding: Padding = "center") -> Tensor:
 
 
 def imdct_frames(coefficients: Tensor, frame_length: int) -> Tensor:
-    """Coefficients [..., N, L] -> windowed frames [..., 2N, L], to be overlap-added with hop N."""
+    """Coefficients [..., N, L] -> windowed frames [..., L, 2N], to be overlap-added with hop N."""
     n = frame_length // 2
     window, before, after = _tables(frame_length, coefficients.dtype, str(coefficients.device))
     turned = coefficients.transpose(-1, -2) * after.conj()  # [..., L, N]
     frames = (torch.fft.ifft(turned, n=frame_length, dim=-1) * before.conj()).real * frame_length
-    out: Tensor = (frames * window * math.sqrt(2 / n)).transpose(-1, -2)
+    out: Tensor = frames * window * math.sqrt(2 / n)
     return out
 
 
@@ -75,6 +75,6 @@ def imdct(coefficients: Tensor, frame_length: int, padding: Padding = "center") 
     """Coefficients [..., frame_length/2, L] -> waveform [..., (L-1)*N] (`center`) or [..., L*N] (`same`), N = frame_length/2."""
     if coefficients.shape[-2] != frame_length // 2:
         raise UsageError(f"expected {frame_length // 2} MDCT coefficients a frame, got {coefficients.shape[-2]}; check frame_length")
-    total = overlap_add(imdct_frames(coefficients, frame_length), frame_length // 2)
+    total = add_frames(imdct_frames(coefficients, frame_length), frame_length // 2)
     left, right = mdct_crop(frame_length, padding)
     return total[..., left : total.shape[-1] - right]

@@ -117,7 +117,7 @@ def mel_filterbank(config: MelConfig) -> Tensor:
 def _pseudo_inverse(config: MelConfig) -> Tensor:
     with torch.inference_mode(False):
         inverse: Tensor = torch.linalg.pinv(_filterbank(config).double()).float()
-    return inverse
+        return inverse
 
 
 def log_mel(x: Tensor, config: MelConfig) -> Tensor:
@@ -127,12 +127,11 @@ def log_mel(x: Tensor, config: MelConfig) -> Tensor:
 
 def log_mel_of_spectrum(spectrum: Tensor, config: MelConfig) -> Tensor:
     """Complex spectrum [..., n_fft//2+1, L] -> log-mel [..., n_mels, L]."""
-    magnitude = spectrum.abs()
+    magnitude: Tensor = spectrum.abs()
     if config.power != 1.0:
-        magnitude = magnitude**config.power
-    mel = torch.matmul(mel_filterbank(config).to(magnitude), magnitude).clamp_min(config.clip)
-    out: Tensor = mel.log().div(_log_scale(config))
-    return out
+        magnitude = torch.pow(magnitude, config.power)
+    mel = torch.clamp(torch.matmul(mel_filterbank(config).to(magnitude), magnitude), min=config.clip)
+    return torch.log(mel) * (1.0 / _log_scale(config))
 
 
 def _log_scale(config: MelConfig) -> float:
@@ -141,8 +140,9 @@ def _log_scale(config: MelConfig) -> float:
 
 def magnitude_from_mel(features: Tensor, config: MelConfig, floor: float = 1e-4) -> Tensor:
     """The magnitude spectrum that a log-mel implies: max(pinv(B) exp(c), floor) [..., n_mels, L] -> [..., n_fft//2+1, L]."""
-    linear = torch.exp(features * _log_scale(config))
-    spectrum = _pseudo_inverse(config).to(linear) @ linear
+    linear = torch.exp(features * _log_scale(config)).transpose(-1, -2)
+    # frame-major like the spectra of stft(), so that products with them never copy
+    spectrum = torch.matmul(linear, _pseudo_inverse(config).to(linear).T).transpose(-1, -2)
     if config.power != 1.0:
         spectrum = spectrum.clamp_min(0.0) ** (1.0 / config.power)
     return spectrum.clamp_min(floor)
