@@ -18,6 +18,7 @@ from wavespike.errors import UsageError, WavespikeError, nearest
 
 VERBS: dict[str, str] = {
     "models": "list the models inside the package",
+    "demo": "the bundled speech through the bundled vocoder: waveform, picture, quality, speed",
 }
 """Verb -> one-line summary; the code is in wavespike.cli.<verb>."""
 
