@@ -18,6 +18,8 @@ from wavespike.errors import UsageError, WavespikeError, nearest
 
 VERBS: dict[str, str] = {
     "models": "list the models inside the package",
+    "train": "train a model from a recipe",
+    "resume": "go on with a training run that was stopped",
 }
 """Verb -> one-line summary; the code is in wavespike.cli.<verb>."""
 

@@ -29,11 +29,11 @@ from wavespike.training.adversarial_losses import (
 from wavespike.training.config import OptimizerConfig, TaskConfig, TrainConfig
 from wavespike.training.discriminators import MultiPeriodConfig, MultiResolutionConfig, make_discriminator
 from wavespike.training.task import Batch, Figures
-from wavespike.training.vocoder import VocoderTask
+from wavespike.training.vocoder import VocoderTask, VocoderTaskConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdversarialConfig(TaskConfig):
+class AdversarialConfig(VocoderTaskConfig):
     """The published objective.
 
     multi_period, multi_resolution   discriminators; None leaves one out

@@ -43,7 +43,7 @@ class Task(L.LightningModule, abc.ABC):
         self.average: Model[Any] | None = None
         if config.trainer.ema_decay:
             self.average = copy.deepcopy(model).requires_grad_(False).eval()
-        self.figures: dict[str, float] = {}
+        self.figures: Figures = {}
         """Figures of the last step, for logs."""
         self.last_validation: dict[str, float] = {}
 
@@ -101,7 +101,7 @@ class Task(L.LightningModule, abc.ABC):
         if not isinstance(optimizers, list):
             optimizers = [optimizers]
         by_phase = dict(zip(self.all_phases(), optimizers, strict=True))
-        figures: dict[str, float] = {}
+        figures: Figures = {}
         for number, phase in enumerate(self.phases(self.steps_done)):
             optimizer, parameters = by_phase[phase], self._held[phase]
             rate = self.optimizer_of(phase).rate_at(self.steps_done, t.steps)
@@ -112,11 +112,10 @@ class Task(L.LightningModule, abc.ABC):
                 for part, piece in enumerate(micro_batches(batch, t.accumulate)):
                     self._seed(number, part)
                     value, more = self.loss(phase, piece)
-                    if not math.isfinite(float(value.detach())):
-                        raise TrainingError(self._diagnose(phase, piece, number, part))
+                    self._check(value, phase, piece, number, part)
                     self.manual_backward(value / t.accumulate)
-                    for key, figure in more.items():
-                        figures[key] = figures.get(key, 0.0) + float(figure) / t.accumulate
+                    for key, figure in {f"loss/{phase}": value.detach(), **more}.items():
+                        figures[key] = figures.get(key, 0.0) + figure / t.accumulate
             norm = nn.utils.clip_grad_norm_(parameters, t.clip if t.clip is not None else math.inf)
             if not math.isfinite(float(norm)):
                 name = next((n for n, p in self.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())), "an unknown one")
@@ -147,6 +146,19 @@ class Task(L.LightningModule, abc.ABC):
             slow.lerp_(fast, weight)
         for slow, fast in zip(self.average.buffers(), self.model.buffers(), strict=True):
             slow.copy_(fast)
+
+    def _check(self, value: Tensor, phase: str, piece: Batch, number: int, part: int) -> None:
+        """Stop all processes together when the loss of one is not finite."""
+        bad = not math.isfinite(float(value.detach()))
+        somewhere = bad
+        if self.trainer.world_size > 1:
+            flag = torch.tensor([float(bad)], device=self.device)
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+            somewhere = bool(flag.item())
+        if bad:
+            raise TrainingError(self._diagnose(phase, piece, number, part))
+        if somewhere:
+            raise TrainingError(f"step {self.steps_done + 1}: the loss of phase {phase} is not finite in another process; {self._advice()}")
 
     def _advice(self) -> str:
         return "training stops and the last checkpoint stays as it is; lower the learning rate, or clip the gradient (trainer.clip=10)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -9,9 +10,16 @@ from torch import Tensor
 
 from wavespike.errors import ConfigError
 from wavespike.models.base import Model, Vocoder
-from wavespike.training.config import TrainConfig
-from wavespike.training.judge import Judge
+from wavespike.training.config import TaskConfig, TrainConfig
+from wavespike.training.judge import METRICS, Judge
 from wavespike.training.task import Batch, Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VocoderTaskConfig(TaskConfig):
+    """`metrics` are those of `wavespike.metrics` that validation computes beside the mel distance; missing packages are named once."""
+
+    metrics: tuple[str, ...] = METRICS
 
 
 class VocoderTask(Task):
@@ -26,7 +34,8 @@ class VocoderTask(Task):
         if not isinstance(model, Vocoder):
             raise ConfigError(f"recipe.task: expected a vocoder to train, got the {model.kind or 'unknown'} model {type(model).__name__}; choose another task")
         super().__init__(model, config)
-        self.judge = Judge(model.sample_rate)
+        assert isinstance(config.task, VocoderTaskConfig)
+        self.judge = Judge(model.sample_rate, config.task.metrics)
         self.shown: dict[str, tuple[Tensor, Tensor]] = {}
         """Name -> (original, output) [T] of the last validation."""
 
