@@ -3,7 +3,8 @@
 Equation: X[k, l] = sum_n w[n] x[n + l*hop - pad] exp(-2 pi i k n / n_fft); the inverse is the weighted overlap-add
 x[n] = sum_l w[n - l*hop] irfft(X[:, l])[n - l*hop] / sum_l w[n - l*hop]^2 (Griffin and Lim, 1984).
 
-`center`: reflect padding of n_fft/2 on both sides; T samples give L = 1 + T // hop frames, L frames give (L-1)*hop samples.
+`center`: reflect padding of n_fft/2 on both sides; T samples give L = 1 + T // hop frames (an odd n_fft: 1 + (T-1) // hop),
+L frames give (L-1)*hop samples.
 `same`: reflect padding of (n_fft - hop) split over both sides; T samples give L = T // hop frames, L frames give L*hop samples.
 Departures: with an odd n_fft - hop, `same` puts the extra sample on the right, so the length is kept.
 """
@@ -49,18 +50,13 @@ def frame_pads(n_fft: int, hop_length: int, padding: Padding) -> tuple[int, int]
 
 
 def reflect_pad(x: Tensor, left: int, right: int) -> Tensor:
-    """Reflect padding of the last axis [..., T] -> [..., left+T+right] that also takes signals shorter than the padding."""
-    shape = x.shape
-    x = x.reshape(-1, 1, shape[-1])
-    while left > 0 or right > 0:
-        room = x.shape[-1] - 1
-        if room == 0:  # one sample: nothing to reflect, repeat it
-            x = F.pad(x, (left, right), mode="replicate")
-            break
-        a, b = min(left, room), min(right, room)
-        x = F.pad(x, (a, b), mode="reflect")
-        left, right = left - a, right - b
-    return x.reshape(*shape[:-1], x.shape[-1])
+    """Reflect padding of the last axis [..., T] -> [..., left+T+right]; signals shorter than the padding are reflected again and again."""
+    length = x.shape[-1]
+    if max(left, right) < length:
+        return F.pad(x.reshape(-1, 1, length), (left, right), mode="reflect").reshape(*x.shape[:-1], left + length + right)
+    period = max(1, 2 * (length - 1))  # one sample: nothing to reflect, repeat it
+    at = torch.arange(-left, length + right, device=x.device).remainder(period)
+    return x[..., torch.minimum(at, period - at)] if length > 1 else x.expand(*x.shape[:-1], left + 1 + right)
 
 
 def frame(x: Tensor, n_fft: int, hop_length: int, padding: Padding = "center") -> Tensor:
