@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,6 @@ def run(args: Any) -> int:
 
 
 def _jobs(args: Any, many: bool) -> list[tuple[Path, Path]]:
-    from wavespike.cli.synthesis import output_names
     from wavespike.errors import OutputError, UsageError
     from wavespike.signal.files import audio_files
 
@@ -71,6 +71,18 @@ def _jobs(args: Any, many: bool) -> list[tuple[Path, Path]]:
             raise OutputError(f"{target}: expected a folder that can be created, got {error.strerror!r}; choose another place") from error
     names = output_names(sources, None if args.list else source, target, f".{args.format}")
     return list(zip(sources, names, strict=True))
+
+
+def output_names(sources: list[Path], root: Path | None, folder: Path, ending: str) -> list[Path]:
+    """Where each of many inputs goes: its path below `root` (or below what all have in common) under `folder`, with the new ending.
+
+    Two inputs that differ only in their ending keep it before the new one.
+    """
+    if root is None:
+        root = Path(os.path.commonpath([source.absolute().parent for source in sources]))
+    below = [Path(os.path.relpath(source.absolute(), root.absolute())) for source in sources]
+    plain = [path.with_suffix(ending) for path in below]
+    return [folder / (short if plain.count(short) == 1 else path.with_name(path.name + ending)) for path, short in zip(below, plain, strict=True)]
 
 
 def _check(jobs: list[tuple[Path, Path]], many: bool) -> float | None:

@@ -7,7 +7,6 @@ padded with zeros to whole hops and the output cut.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -173,15 +172,3 @@ def _array_name(path: Path, names: list[str], want: str) -> str:
     if len(known) != 1:
         raise FeatureError(f"{path}: expected one array, or one named 'mel' or 'features', got {', '.join(names) or 'none'}; save {want}")
     return known[0]
-
-
-def output_names(sources: list[Path], root: Path | None, folder: Path, ending: str) -> list[Path]:
-    """Where each of many inputs goes: its path below `root` (or below what all have in common) under `folder`, with the new ending.
-
-    Two inputs that differ only in their ending keep it before the new one.
-    """
-    if root is None:
-        root = Path(os.path.commonpath([source.absolute().parent for source in sources]))
-    below = [Path(os.path.relpath(source.absolute(), root.absolute())) for source in sources]
-    plain = [path.with_suffix(ending) for path in below]
-    return [folder / (short if plain.count(short) == 1 else path.with_name(path.name + ending)) for path, short in zip(below, plain, strict=True)]
