@@ -263,3 +263,55 @@ def test_a_pipe_that_closes_early_is_no_traceback() -> None:
 
 def test_python_dash_m_is_the_same_command() -> None:
     assert wavespike("--version").stdout == wavespike("--version").stdout != ""
+
+
+def test_a_model_that_cannot_work_by_blocks_works_in_one_piece_up_to_a_stated_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wavespike.cli import synthesis
+    from wavespike.errors import AudioError, FeatureError
+
+    model = load("griffin-lim-24k")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise NotImplementedError
+
+    x = voice(1.0)[:, : 90 * 256]
+    write(tmp_path / "in.wav", x, 24000, "float")
+    with torch.inference_mode():
+        mel = model.features(torch.from_numpy(x))  # type: ignore[operator]
+        want = model.decode(mel).numpy()  # type: ignore[operator]
+    np.save(tmp_path / "mel.npy", mel.numpy())
+    monkeypatch.setattr(model, "stream", refuse)
+    synthesis.resynthesise_file(model, tmp_path / "in.wav", tmp_path / "a.wav", sample_format="float")  # type: ignore[arg-type]
+    synthesis.vocode_file(model, tmp_path / "mel.npy", tmp_path / "b.wav", sample_format="float")  # type: ignore[arg-type]
+    for name in ("a.wav", "b.wav"):
+        assert np.abs(read(tmp_path / name)[0] - want).max() <= 1e-4 * np.abs(want).max()
+    monkeypatch.setattr(synthesis, "WHOLE_LIMIT_S", 0.5)
+    with pytest.raises(AudioError, match="cannot work by blocks"):
+        synthesis.resynthesise_file(model, tmp_path / "in.wav", tmp_path / "c.wav")  # type: ignore[arg-type]
+    with pytest.raises(FeatureError, match="cannot work by blocks"):
+        synthesis.vocode_file(model, tmp_path / "mel.npy", tmp_path / "c.wav")  # type: ignore[arg-type]
+    assert not (tmp_path / "c.wav").exists()
+
+
+def test_a_model_with_adaptive_norms_takes_a_bandwidth(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    from wavespike.nn.features import EncodecConfig
+
+    features = EncodecConfig()
+    model = Vocos(VocosConfig(features=features, backbone=ConvNeXtConfig(input_channels=128, dim=16, intermediate_dim=32, num_layers=1, adanorm_num_embeddings=4),
+                              head=ISTFTHeadConfig(dim=16, n_fft=1280, hop_length=320, padding="same")))
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "norm" in name:  # all bandwidths begin alike
+                value.add_(torch.randn_like(value))
+    folder = save(model, tmp_path / "model")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(128, 30)).astype(np.float32))
+    result = inside("vocode", tmp_path / "x.npy", tmp_path / "out.wav", "--model", folder)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "bandwidth" in result.stderr
+    outputs = []
+    for i in (0, 3):
+        quiet_json("vocode", tmp_path / "x.npy", tmp_path / "out.wav", "--model", folder, "--bandwidth-id", i, "--sample-format", "float")
+        outputs.append(read(tmp_path / "out.wav")[0])
+    assert outputs[0].shape == (1, 30 * 320)
+    assert not np.allclose(*outputs)

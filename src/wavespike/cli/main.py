@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(wavespike.__version__)
         return 0
+    if hasattr(sys.stdout, "reconfigure"):  # a file name or a table that the terminal cannot show must not end the work
+        sys.stdout.reconfigure(errors="backslashreplace")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from wavespike.cli.common import add_model, add_sample_format, duration_text, load_vocoder, note, progress
+from wavespike.cli.common import add_bandwidth, add_model, add_sample_format, condition, duration_text, load_vocoder, note, progress
 
 
 def add_arguments(parser: Any) -> None:
@@ -18,13 +18,14 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--keep-rate", action="store_true", help="resample the output to the input's rate (default: the model's rate)")
     parser.add_argument("--format", choices=["wav", "flac", "ogg", "mp3"], default="wav", help="container for a folder's or list's outputs")
     add_sample_format(parser)
+    add_bandwidth(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: Any) -> int:
     import time
 
-    from wavespike.errors import UsageError, WavespikeError
+    from wavespike.errors import OutputError, WavespikeError
 
     many = args.list or Path(args.input).is_dir()
     jobs = _jobs(args, many)
@@ -40,14 +41,14 @@ def run(args: Any) -> int:
             try:
                 if many:
                     target.parent.mkdir(parents=True, exist_ok=True)
-                done.append(resynthesise_file(model, source, target, keep_rate=args.keep_rate, sample_format=args.sample_format, advance=advance))
+                done.append(resynthesise_file(model, source, target, keep_rate=args.keep_rate, sample_format=args.sample_format,
+                                             condition=condition(args), advance=advance))
             except WavespikeError as error:
-                if not many or isinstance(error, UsageError):
+                if not many or isinstance(error, OutputError):  # no room for one is no room for the next
                     raise
                 failed[str(source)] = str(error)
+                note(str(error))
     elapsed = time.perf_counter() - start
-    for message in failed.values():
-        note(message)
     _report(args, done, failed, elapsed)
     return 1 if failed else 0
 
