@@ -66,6 +66,29 @@ def test_in_a_folder_the_good_files_are_done_and_the_bad_ones_named(tmp_path: Pa
     assert files_in(tmp_path / "out") == ["good.wav"]
 
 
+def test_a_folder_given_for_a_file_and_a_file_for_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.wav", voice(), 24000)
+    write(tmp_path / "old.wav", voice(), 24000)
+    before = files_in(tmp_path)
+    refused(inside("resynth", tmp_path / "in", tmp_path / "out.wav"), 2, "expected a folder as output for 1 input.s., got a file's name")
+    refused(inside("resynth", tmp_path / "in", tmp_path / "old.wav"), 2, "expected a folder as output for a folder, got a file")
+    refused(inside("resynth", tmp_path / "in", tmp_path / "in"), 2, "the input itself")
+    (tmp_path / "folder.wav").mkdir()
+    refused(inside("vocode", tmp_path / "folder.wav", tmp_path / "folder.wav"), 1, "got a folder")
+    assert files_in(tmp_path) == before
+
+
+def test_a_list_names_each_file_that_is_not_there(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", voice(), 24000)
+    (tmp_path / "list.txt").write_text("a.wav\nsub/b.wav\n")
+    result = inside("resynth", "--list", tmp_path / "list.txt", tmp_path / "out", "--json")
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "sub/b.wav: expected an audio file, found nothing" in result.stderr
+    assert files_in(tmp_path / "out") == ["a.wav"]
+
+
 def test_eval_refuses_data_without_speech_and_names_unreadable_files(tmp_path: Path) -> None:
     refused(inside("eval", "--data", tmp_path), 1, "expected a folder with audio")
     refused(inside("eval", "--data", tmp_path / "none.txt"), 1, "found nothing")

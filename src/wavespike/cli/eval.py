@@ -134,7 +134,7 @@ def _show(report: dict[str, Any]) -> None:
     from wavespike.metrics.panel import METRICS
 
     console = Console(file=sys.stdout, highlight=False)
-    table = Table(title=f"{report['files']} files of {escape(report['data'])}, {report['threads']} thread(s)", title_justify="left")
+    table = Table(title=f"{_plural(report['files'], 'file')} of {escape(report['data'])}, {_plural(report['threads'], 'thread')}", title_justify="left")
     table.add_column("metric", no_wrap=True)
     table.add_column("better", no_wrap=True)
     table.add_column("original", justify="right")
@@ -165,3 +165,7 @@ def _cell(column: dict[str, Any], key: str, digits: int) -> str:
         return ""
     left_out = len(column["failures"].get(key, {}))
     return f"{column['means'][key]:.{digits}f}" + (f" (-{left_out})" if left_out else "")
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

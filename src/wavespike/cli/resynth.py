@@ -55,7 +55,7 @@ def run(args: Any) -> int:
 
 def _jobs(args: Any, many: bool) -> list[tuple[Path, Path]]:
     from wavespike.errors import OutputError, UsageError
-    from wavespike.signal.files import audio_files
+    from wavespike.signal.files import SUFFIXES, audio_files
 
     source, target = Path(args.input), Path(args.output)
     if not many:
@@ -64,6 +64,8 @@ def _jobs(args: Any, many: bool) -> list[tuple[Path, Path]]:
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target}: expected a folder as output for a {'list' if args.list else 'folder'}, got a file; name a folder")
     if not target.exists():
+        if target.suffix.lower() in SUFFIXES:
+            raise UsageError(f"{target}: expected a folder as output for {len(sources)} input(s), got a file's name; name a folder, or one input")
         if not target.absolute().parent.is_dir():
             raise OutputError(f"{target}: expected an output folder in one that exists, but {target.absolute().parent} does not; create it first")
         try:
