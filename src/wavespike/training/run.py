@@ -12,6 +12,7 @@ Everything is written under a temporary name and renamed, so a kill at any momen
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import os
@@ -27,7 +28,6 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 import yaml
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 import wavespike
@@ -38,6 +38,7 @@ from wavespike.models.registry import build
 from wavespike.training.config import TrainConfig, plain, train_config
 from wavespike.training.data import Data
 from wavespike.training.keeper import RunKeeper, replace_text
+from wavespike.training.parallel import AveragingStrategy
 from wavespike.training.registry import data_class, task_class
 from wavespike.training.task import Task
 
@@ -48,15 +49,20 @@ FOLDER_VARIABLE = "WAVESPIKE_RUN"
 Report = Callable[[str], None]
 
 
+def process_rank() -> int:
+    """Rank of this process among all of the run; 0 before any other was started."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0)
+
+
 def to_stderr(line: str) -> None:
     """Reports of the first process, one line each."""
-    if rank_zero_only.rank == 0:
+    if process_rank() == 0:
         print(line, file=sys.stderr, flush=True)
 
 
 def new_folder(name: str, chosen: str | Path | None = None) -> Path:
     """Make the folder of a new run: the chosen one, or runs/NAME, runs/NAME-2, ... Raises UsageError when the chosen one holds a run."""
-    if rank_zero_only.rank != 0:
+    if process_rank() != 0:
         return Path(os.environ.get(FOLDER_VARIABLE) or chosen or f"runs/{name}")
     folder = Path(chosen) if chosen is not None else Path("runs") / name
     if chosen is None:
@@ -76,7 +82,7 @@ def new_folder(name: str, chosen: str | Path | None = None) -> Path:
 
 def start(config: TrainConfig, folder: Path, *, model: Model[Any] | None = None, report: Report = to_stderr) -> Path:
     """Train from step 0 in a folder of `new_folder`. `model` replaces the one that would be built from the configuration."""
-    if rank_zero_only.rank == 0:
+    if process_rank() == 0:
         replace_text(folder / CONFIG, yaml.safe_dump(plain(config), sort_keys=False))
         replace_text(folder / FACTS, json.dumps(facts(config), indent=2) + "\n")
     _fit(config, folder, None, model, report)
@@ -111,7 +117,7 @@ def facts(config: TrainConfig) -> dict[str, Any]:
         "name": config.name, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": [Path(sys.argv[0]).name, *sys.argv[1:]], "commit": commit(),
         "seed": config.trainer.seed,
         "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "gpus": gpus, "threads": torch.get_num_threads()},
-        "versions": {"wavespike": wavespike.__version__, "python": platform.python_version(), "torch": torch.__version__, "lightning": L.__version__},
+        "versions": {"wavespike": wavespike.__version__, "python": platform.python_version(), "torch": torch.__version__, "lightning": importlib.metadata.version("lightning")},
         "resumed": [],
     }
 
@@ -168,7 +174,7 @@ def _fit(config: TrainConfig, folder: Path, checkpoint: Path | None, model: Mode
     keeper = RunKeeper(folder, config, report, resumed=checkpoint is not None)
     on_cpu = t.accelerator == "cpu" or not torch.cuda.is_available()
     many = t.devices * t.num_nodes > 1
-    strategy: Any = DDPStrategy(find_unused_parameters=True, process_group_backend="gloo" if on_cpu else None) if many else "auto"
+    strategy: Any = AveragingStrategy(process_group_backend="gloo" if on_cpu else None) if many else "auto"
     trainer = L.Trainer(
         accelerator="cpu" if on_cpu else "cuda", devices=t.devices, num_nodes=t.num_nodes, strategy=strategy, precision=t.precision, max_epochs=-1,
         max_steps=-1, logger=False, callbacks=[keeper], enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
