@@ -28,5 +28,5 @@ def average_gradients(parameters: list[nn.Parameter], processes: int) -> None:
     flat = torch.cat([g.flatten().float() for g in grads])
     torch.distributed.all_reduce(flat)
     flat /= processes
-    for p, part in zip(parameters, flat.split([g.numel() for g in grads]), strict=True):
+    for p, part in zip(parameters, torch.split(flat, [g.numel() for g in grads]), strict=True):
         p.grad = part.view_as(p).to(p.dtype)

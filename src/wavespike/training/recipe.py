@@ -46,8 +46,8 @@ def read_recipe(path: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any
         inherited = read_recipe(path.parent / str(base), (*_seen, real))
         inherited.pop("name", None)
         data = merge(inherited, data)
-    data.setdefault("name", path.stem)
-    return data
+    out: dict[str, Any] = {"name": path.stem, **data}
+    return out
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
