@@ -30,6 +30,7 @@ VERBS: dict[str, str] = {
     "resume": "go on with a training run that was stopped",
     "eval": "models over speech: quality, pitch, speed, in one table",
     "doctor": "versions, extras and a self-test",
+    "demo": "the bundled speech through the bundled vocoder: waveform, picture, quality, speed",
 }
 """Verb -> one-line summary; the code is in wavespike.cli.<verb>."""
 
