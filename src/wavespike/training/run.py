@@ -150,7 +150,8 @@ def build_model(config: TrainConfig) -> Model[Any]:
     torch.manual_seed(config.trainer.seed)
     model = build(to_dict(config.model))
     if config.init is not None:
-        from wavespike.hub.load import load, load_state
+        from wavespike.hub.load import load
+        from wavespike.hub.state import load_state
 
         source = Path(config.init) / "best" if (Path(config.init) / "best" / "config.json").is_file() else config.init
         trained = load(source)
