@@ -140,16 +140,12 @@ class RunKeeper(L.Callback):
         self._save(trainer, self.folder / "checkpoints" / "last.ckpt")
 
     def _keep_best(self, trainer: L.Trainer, task: Task, step: int, figures: dict[str, float]) -> None:
-        monitor, good = task.monitor
-        wished = self.config.trainer.monitor
-        if wished is not None:
-            good = "min" if wished == "mel" or "loss" in wished or "rmse" in wished or "_l1" in wished else "max"
-            monitor = wished
+        monitor = self.config.trainer.monitor or task.monitor
         if monitor not in figures:
             if f"{monitor}_failed" in figures:
                 return  # no item has it this time
             raise TrainingError(f"trainer.monitor: expected a figure of the validation ({', '.join(figures)}), got {monitor!r}{nearest(monitor, figures)}")
-        sign = 1.0 if good == "min" else -1.0
+        sign = 1.0 if task.lower_is_better(monitor) else -1.0
         path = self.folder / "checkpoints" / f"step-{step:08d}_{monitor}={figures[monitor]:.6g}.ckpt"
         kept = {p: sign * float(p.stem.rpartition("=")[2]) for p in path.parent.glob(f"step-*_{monitor}=*.ckpt") if p != path}
         mine = sign * figures[monitor]

@@ -145,10 +145,15 @@ def _processor() -> str:
         return platform.processor()
 
 
-def build_model(config: TrainConfig) -> Model[Any]:
-    """The model of a recipe with weights from the seed, or from `init`."""
+def build_model(config: TrainConfig, fresh: bool = True) -> Model[Any]:
+    """The model of a recipe with weights from the seed, from `init`, or (not `fresh`) any, because a checkpoint follows.
+
+    A fresh model with a feature extractor that has codebooks of another model (EnCodec) takes them.
+    """
     torch.manual_seed(config.trainer.seed)
     model = build(to_dict(config.model))
+    if not fresh:
+        return model
     if config.init is not None:
         from wavespike.hub.load import load
         from wavespike.hub.state import load_state
@@ -158,6 +163,8 @@ def build_model(config: TrainConfig) -> Model[Any]:
         if type(trained) is not type(model):
             raise CheckpointError(f"recipe.init: expected a {type(model).__name__}, got a {type(trained).__name__} in {config.init}; choose another")
         load_state(model, trained.state_dict(), str(config.init))
+    elif (copy := getattr(getattr(model, "feature_extractor", None), "copy_codebooks", None)) is not None:
+        copy()
     return model
 
 
@@ -168,7 +175,7 @@ def _fit(config: TrainConfig, folder: Path, checkpoint: Path | None, model: Mode
         torch.set_num_threads(t.threads)
     if t.accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError("recipe.trainer.accelerator: expected a CUDA device, found none; use trainer.accelerator=cpu")
-    model = build_model(config) if model is None else model
+    model = build_model(config, checkpoint is None) if model is None else model
     torch.manual_seed(t.seed)
     task: Task = task_class(config.task.type_name)(model, config)
     data: Data = data_class(config.data.type_name)(config, model, folder, report)

@@ -33,8 +33,8 @@ class Task(L.LightningModule, abc.ABC):
     """
 
     config_class: ClassVar[type[TaskConfig]]
-    monitor: ClassVar[tuple[str, str]] = ("mel", "min")
-    """The validation figure that picks the best checkpoints, and whether "min" or "max" is good."""
+    monitor: ClassVar[str] = "mel"
+    """The validation figure that picks the best checkpoints, unless `trainer.monitor` names another."""
 
     def __init__(self, model: Model[Any], config: TrainConfig):
         super().__init__()
@@ -77,6 +77,10 @@ class Task(L.LightningModule, abc.ABC):
     def validate(self, batch: Batch, index: int) -> dict[str, float | None]:
         """Figures of one validation item; None says that a figure could not be computed."""
         return {}
+
+    def lower_is_better(self, figure: str) -> bool:
+        """Which way a validation figure is good."""
+        return any(word in figure for word in ("mel", "loss", "error", "distance"))
 
     # what every task has
 
