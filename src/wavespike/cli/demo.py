@@ -38,16 +38,19 @@ def run(args: Any) -> int:
         raise AudioError(f"{source}: expected an audio file, got one that cannot be read ({error})") from error
     if rate_hz != model.sample_rate:
         raise AudioError(f"{source}: expected {model.sample_rate} Hz for {args.model}, got {rate_hz} Hz; resample it or use `wavespike resynth`")
+    out = Path(args.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out}: expected a folder that can be written, got {error}; choose another with --out") from error
     original = torch.from_numpy(samples[:, 0].copy())
     duration_s = original.numel() / rate_hz
     with torch.inference_mode():
         result = model(original[None])[0]
         speed = measure(lambda: model(original[None]), duration_s, warm_up=2, repeats=5)
 
-    out = Path(args.out)
     written = {name: out / f"{name}.wav" for name in ("original", "result")}
     try:
-        out.mkdir(parents=True, exist_ok=True)
         for name, audio in (("original", original), ("result", result)):
             part = written[name].with_name(f".{name}.part.wav")
             try:
