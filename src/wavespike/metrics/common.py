@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wavespike.errors import AudioError, WavespikeError
-
-Samples = NDArray[np.float32]
+from wavespike.signal.resample import Samples, resample
 
 
 class ScoreError(WavespikeError):
@@ -32,15 +30,6 @@ def as_samples(audio: Any) -> Samples:
     if not np.isfinite(samples).all():
         raise AudioError("expected finite samples, got NaN or Inf; check what made the audio")
     return np.ascontiguousarray(samples, np.float32)
-
-
-def resample(audio: Samples, from_hz: int, to_hz: int) -> Samples:
-    """[T] at `from_hz` -> [about T * to_hz / from_hz] at `to_hz` (soxr, high quality; the same array when the rates agree)."""
-    if from_hz == to_hz:
-        return audio
-    import soxr
-
-    return np.asarray(soxr.resample(audio, from_hz, to_hz), np.float32)
 
 
 def pair(reference: Any, estimate: Any, from_hz: int, to_hz: int) -> tuple[Samples, Samples]:

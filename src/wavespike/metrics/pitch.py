@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavespike.errors import MissingDependencyError
-from wavespike.metrics.common import Samples, ScoreError, finite, pair
+from wavespike.metrics.common import ScoreError, finite, pair
+from wavespike.signal.resample import Samples
 
 RATE_HZ, F_MIN_HZ, F_MAX_HZ = 16000, 60.0, 500.0
 

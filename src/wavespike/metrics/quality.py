@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from wavespike.errors import MissingDependencyError
-from wavespike.metrics.common import ScoreError, as_samples, finite, pair, resample
+from wavespike.metrics.common import ScoreError, as_samples, finite, pair
+from wavespike.signal.resample import resample
 
 PESQ_PART_S = 30.0
 
