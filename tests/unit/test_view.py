@@ -47,6 +47,6 @@ def test_what_cannot_be_drawn_or_written_is_refused_without_a_rest(tmp_path: Pat
         spectrogram_pair(torch.randn(2, 1000), x, 24000, tmp_path / "pair.png")
     with pytest.raises(OutputError, match="picture type"):
         spectrogram_pair(x, x, 24000, tmp_path / "pair.xyz")
-    with pytest.raises(OutputError, match="expected a place"):
+    with pytest.raises(OutputError, match="create it first"):
         spectrogram_pair(x, x, 24000, tmp_path / "missing" / "pair.png")
     assert not list(tmp_path.iterdir())
