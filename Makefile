@@ -29,6 +29,7 @@ lint: .venv/.test
 	$(BIN)/lint-imports
 
 bench: .venv/.test
+	-$(PIP) --no-deps vocos
 	$(BIN)/python benchmarks/bench_vocoders.py
 
 .venv/.python:
