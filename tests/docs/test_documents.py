@@ -36,30 +36,42 @@ def test_links_and_pictures_lead_to_files(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-@needs_the_bundled_vocoder
-def test_the_readmes_python_runs_and_writes_speech(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's Python has run, with the files that its commands name."""
+    import numpy as np
     import soundfile
 
-    blocks = python_blocks(ROOT / "README.md")
-    assert blocks
-    statements = [line for line in blocks[0].splitlines() if line.strip() and not line.startswith(("import", "from"))]
-    assert len(statements) <= 10
-    for block in blocks:
-        done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    from wavespike.assets import SAMPLE
+    from wavespike.signal.mel import MelConfig, log_mel
+
+    folder = tmp_path_factory.mktemp("readme")
+    for block in python_blocks(ROOT / "README.md"):
+        done = subprocess.run([sys.executable, "-c", block], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
-    audio, rate_hz = soundfile.read(tmp_path / "speech.wav")
+    audio, _ = soundfile.read(SAMPLE, dtype="float32")
+    np.save(folder / "mel.npy", log_mel(torch.from_numpy(audio), MelConfig()).numpy())
+    return folder
+
+
+@needs_the_bundled_vocoder
+def test_the_readmes_python_runs_and_writes_speech(workplace: Path) -> None:
+    import soundfile
+
+    (block,) = python_blocks(ROOT / "README.md")
+    statements = [line for line in block.splitlines() if line.strip() and not line.startswith(("import", "from"))]
+    assert len(statements) <= 10
+    audio, rate_hz = soundfile.read(workplace / "speech.wav")
     assert rate_hz == 24000
     assert 4.9 < audio.size / rate_hz < 5.1
     assert 0.01 < audio.std() < 0.5
 
 
 @needs_the_bundled_vocoder
-def test_the_readmes_commands_run(tmp_path: Path) -> None:
-    commands = [line for line in command_lines(ROOT / "README.md") if line.startswith("wavespike ")]
-    assert commands
-    for line in dict.fromkeys(commands):
-        done = subprocess.run([sys.executable, "-m", *line.split()], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, f"{line}: {done.stderr}"
+@pytest.mark.parametrize("line", dict.fromkeys(line for line in command_lines(ROOT / "README.md") if line.startswith("wavespike ")))
+def test_the_readmes_commands_run(line: str, workplace: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", *line.split()], cwd=workplace, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, f"{line}: {done.stderr}"
 
 
 def test_make_has_the_targets_that_are_named() -> None:

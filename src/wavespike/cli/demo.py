@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from wavespike.cli.common import DEFAULT_MODEL
+
 
 def add_arguments(parser: Any) -> None:
     parser.add_argument("--out", type=str, default="demo_out", help="folder for the waveforms and the picture")
-    parser.add_argument("--model", type=str, default="vocos-24k", help="a vocoder's name or folder")
+    parser.add_argument("--model", type=str, default=DEFAULT_MODEL, help="a vocoder's name (wavespike models), a folder with a checkpoint, or a hub id")
     parser.add_argument("--input", type=str, default=None, help="an audio file instead of the bundled sample (its first channel)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
