@@ -38,11 +38,13 @@ bench: .venv/.test
 	@touch $@
 
 .venv/.demo: .venv/.python $(INPUTS)
+	@echo "make: installing into .venv; a few minutes the first time"
 	$(PIP) --editable ".[demo]"
 	@$(MAKE) --no-print-directory compiled
 	@touch $@
 
 .venv/.test: .venv/.python $(INPUTS)
+	@echo "make: installing into .venv; a few minutes the first time"
 	$(PIP) --editable ".[test]"
 	@$(MAKE) --no-print-directory compiled
 	@touch $@ .venv/.demo

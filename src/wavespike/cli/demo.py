@@ -77,7 +77,10 @@ def _show(report: dict[str, Any]) -> None:
     from wavespike.metrics.panel import METRICS
 
     console = Console(file=sys.stdout, highlight=False)
-    table = Table(title=f"{report['model']}: {report['seconds']:.1f} s of speech to features and back")
+    size = f"{report['parameters'] / 1e6:.2f} M parameters" if report["parameters"] else "nothing learned"
+    console.print(f"{report['model']} ({size}): {report['seconds']:.1f} s of speech to features and back, {report['times_real_time']:.0f} x real time "
+                  f"on {report['threads']} thread(s)", soft_wrap=True)
+    table = Table()
     table.add_column("metric")
     table.add_column("result", justify="right")
     table.add_column("original itself", justify="right")
@@ -87,8 +90,6 @@ def _show(report: dict[str, Any]) -> None:
     console.print(table)
     for name, reason in report["not_scored"].items():
         console.print(f"{METRICS[name].label} is not shown: {escape(reason)}")
-    console.print(f"speed: {report['times_real_time']:.0f} x real time on {report['threads']} thread(s), mel to waveform and waveform to mel "
-                  f"({report['parameters'] / 1e6:.2f} M parameters)")
     for name, path in report["files"].items():
         console.print(f"{name}: {escape(path)}", soft_wrap=True)
     for note in report["notes"]:
