@@ -10,15 +10,14 @@ waveform counts: pitch, sources, projections, the inverse transform. Peak memory
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import importlib
-import io
 import json
 import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import types
 import warnings
@@ -32,6 +31,7 @@ from torch import Tensor
 import common
 import wavespike
 from wavespike.assets import SAMPLE
+from wavespike.errors import MissingDependencyError
 from wavespike.models.vocos import Vocos, VocosConfig
 from wavespike.signal.files import read
 from wavespike.signal.mel import MelConfig, log_mel
@@ -81,15 +81,15 @@ def compiled(model: Any) -> Decode:
 
 
 def onnx(model: Any, threads: int) -> Decode:
-    """The backbone through ONNX Runtime, the head's transforms as the package does them."""
+    """The network through ONNX Runtime, the head's transforms as the package does them."""
     try:
-        runtime = importlib.import_module("wavespike.runtime.onnx")
-        importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise Skip(f"{error}; pip install 'wavespike[export]'") from error
-    with contextlib.redirect_stdout(io.StringIO()):
-        session: Decode = runtime.bench_session(model, threads)
-    return session
+        from wavespike.runtime.onnx import OnnxVocos, export
+
+        with tempfile.TemporaryDirectory() as folder:
+            session = OnnxVocos(model, export(model, Path(folder) / "model.onnx"), threads)
+    except MissingDependencyError as error:
+        raise Skip(str(error)) from error
+    return eager(session)
 
 
 def package() -> Decode:
