@@ -10,16 +10,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from wavespike.config import Config
 from wavespike.errors import ConfigError
-from wavespike.models.base import Stream, Vocoder, check_audio
-from wavespike.models.vocos import VocosConfig
+from wavespike.models.vocos import Vocos, VocosConfig
 from wavespike.nn.convnext import ConvNeXtConfig
-from wavespike.nn.heads import ISTFTHead, ISTFTHeadConfig, SourceFilterHead, SourceFilterHeadConfig
+from wavespike.nn.heads import ISTFTHeadConfig, SourceFilterHeadConfig
 from wavespike.nn.spiking import SpikingConvNeXtBackbone, SpikingConvNeXtConfig
-from wavespike.signal.mel import MelConfig, log_mel
+from wavespike.signal.mel import MelConfig
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "standard": {"temporal_shift": False},
@@ -63,41 +60,20 @@ class SpikingVocosConfig(Config):
         return cls(features=dense.features, backbone=backbone, head=dense.head)
 
 
-class SpikingVocos(Vocoder[SpikingVocosConfig]):
-    """A Spiking Vocos of any configuration. State-dict names are upstream's (`backbone.*`, `head.out.*`)."""
+class SpikingVocos(Vocos):
+    """A Spiking Vocos of any configuration: a Vocos whose backbone spikes. State-dict names are upstream's (`backbone.*`, `head.out.*`)."""
 
     config_class: ClassVar[type[Config]] = SpikingVocosConfig
+    config: SpikingVocosConfig  # type: ignore[assignment]
+    backbone: SpikingConvNeXtBackbone  # type: ignore[assignment]
 
     def __init__(self, config: SpikingVocosConfig):
-        super().__init__(config)
+        super().__init__(dataclasses.replace(config.dense_twin(), backbone=_stub(config)))
+        self.config = config
         self.backbone = SpikingConvNeXtBackbone(config.backbone)
-        self.head: ISTFTHead | SourceFilterHead
-        if isinstance(config.head, SourceFilterHeadConfig):
-            self.head = SourceFilterHead(config.head, config.features)
-        else:
-            self.head = ISTFTHead(config.head, config.features)
 
-    @property
-    def sample_rate(self) -> int:
-        return self.config.features.sample_rate
 
-    @property
-    def feature_channels(self) -> int:
-        return self.config.features.n_mels
-
-    @property
-    def hop_length(self) -> int:
-        return self.config.head.hop_length
-
-    def features(self, audio: Tensor, **condition: Any) -> Tensor:
-        """Waveform [B, T] -> log-mel [B, n_mels, L]."""
-        check_audio(audio)
-        return log_mel(audio, self.config.features)
-
-    def decode(self, features: Tensor, bandwidth_id: Tensor | None = None, **condition: Any) -> Tensor:
-        """Features [B, C, L] -> waveform [B, T]; `bandwidth_id` [B] or [1] for models with adaptive norms."""
-        self.check_features(features)
-        return self.head(self.backbone(features, bandwidth_id), features)  # type: ignore[no-any-return]
-
-    def stream(self, batch_size: int = 1, **condition: Any) -> Stream:
-        raise NotImplementedError
+def _stub(config: SpikingVocosConfig) -> ConvNeXtConfig:
+    """The smallest dense backbone that fits the features and the head; it is replaced before it is used."""
+    b = config.backbone
+    return ConvNeXtConfig(input_channels=b.input_channels, dim=b.dim, intermediate_dim=1, num_layers=1)

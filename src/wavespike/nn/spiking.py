@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wavespike.config import Config
-from wavespike.errors import ConfigError
+from wavespike.errors import ConfigError, UsageError
 from wavespike.nn.conv import Conv1d
-from wavespike.nn.norm import AdaLayerNorm, Norm, make_norm
+from wavespike.nn.norm import Norm, make_norm
 from wavespike.spikes.neurons import NeuronConfig, decay_of, neuron_scan
 
 MLP = Literal["spiking", "silenced", "absent"]
@@ -147,20 +147,6 @@ class SpikingConvNeXtBlock(nn.Module):
         c = self.config
         return u + self.alpha * temporal_shift(u, c.shifted_channels) if c.temporal_shift else u
 
-    def _current(self, mixed: Tensor, condition: Tensor | None, conv_state: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Continuous input [S, B, L, C] of the first neuron, from [S, B, C, L]."""
-        steps, batch = mixed.shape[:2]
-        flat = mixed.flatten(0, 1)  # [S*B, C, L]
-        if conv_state is None:
-            h = self.dwconv(flat)
-        else:
-            h, after = self.dwconv.step(flat, conv_state.flatten(0, 1))
-            conv_state = after.reshape(steps, batch, *after.shape[1:])
-        if condition is not None and condition.numel() > 1:
-            condition = condition.repeat(steps)  # the steps of an item share its condition: [S*B]
-        x: Tensor = self.norm(h.transpose(1, 2), condition)  # [S*B, L, C]
-        return x.reshape(steps, batch, *x.shape[1:]), conv_state
-
     def _mlp(self, x: Tensor) -> Tensor:
         """x [S, B, L, C] -> gamma * y * x, the residual [S, B, L, C]."""
         c = self.config
@@ -172,10 +158,18 @@ class SpikingConvNeXtBlock(nn.Module):
         out: Tensor = self.gamma * (y * x if c.amplitude_shortcut else y)
         return out
 
-    def forward(self, u: Tensor, condition: Tensor | None = None, *, mixed: Tensor | None = None) -> Tensor:
-        """u [S, B, C, L] -> the same shape; `mixed` is `shift(u)` when the caller has it already."""
-        x, _ = self._current(self.shift(u) if mixed is None else mixed, condition, None)
-        return u + self._mlp(x).transpose(2, 3)
+    def forward(self, u: Tensor, condition: Tensor | None = None) -> Tensor:
+        """u [S, B, C, L] -> the same shape; for the first block, whose input is the same at every step, [B, C, L] -> [S, B, C, L]."""
+        mixed, which = self.distinct(u) if u.ndim == 3 else (self.shift(u), None)
+        return self._residual(u, self.dwconv(mixed.flatten(0, 1)), mixed.shape[0], which, condition)
+
+    def _residual(self, u: Tensor, h: Tensor, count: int, which: list[int] | None, condition: Tensor | None) -> Tensor:
+        """u plus the block's answer to the convolution's output h [D*B, C, L], D = `count`; `which` spreads D distinct steps over S."""
+        if condition is not None and condition.shape[0] > 1:
+            condition = condition.repeat(count)  # the steps of an item share its condition
+        x: Tensor = self.norm(h.transpose(1, 2), condition)  # [D*B, L, C]
+        x = x.reshape(count, -1, *x.shape[1:])
+        return u + self._mlp(x if which is None else spread(x, which)).transpose(2, 3)
 
     def distinct(self, u: Tensor) -> tuple[Tensor, list[int]]:
         """For an input [B, C, L] equal at every step: the steps of `shift` that differ [D, B, C, L] and, for each of S, which of them it is.
@@ -187,29 +181,25 @@ class SpikingConvNeXtBlock(nn.Module):
         which = [0] * c.time_steps if count == 1 else [0, *[1] * (c.time_steps - 2), count - 1]
         return self.shift(u.expand(count, *u.shape)), which
 
-    def first(self, u: Tensor, condition: Tensor | None = None) -> Tensor:
-        """`forward` for an input [B, C, L] that is the same at every step, its distinct steps computed once -> [S, B, C, L]."""
-        mixed, which = self.distinct(u)
-        x, _ = self._current(mixed, condition, None)
-        return u + self._mlp(spread(x, which)).transpose(2, 3)
+    def initial_state(self, batch_size: int, first: bool) -> Tensor:
+        """Potentials before the first frame, zeros: [S, B, C, left], without S for the first block."""
+        state = self.dwconv.initial_state(batch_size)
+        return state if first else state.expand(self.config.time_steps, *state.shape)
 
-    def initial_state(self, batch_size: int, steps: int) -> Tensor:
-        """Past inputs of the convolution, [steps, B, C, 6]."""
-        state = self.dwconv.initial_state(steps * batch_size)
-        return state.reshape(steps, batch_size, *state.shape[1:])
-
-    def step(self, u: Tensor, state: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`forward` of the next frames and the next state (causal only)."""
-        x, after = self._current(self.shift(u), condition, state)
-        assert after is not None
-        return u + self._mlp(x).transpose(2, 3), after
-
-    def first_step(self, u: Tensor, state: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`first` of the next frames and the next state (causal only)."""
-        mixed, which = self.distinct(u)
-        x, after = self._current(mixed, condition, state)
-        assert after is not None
-        return u + self._mlp(spread(x, which)).transpose(2, 3), after
+    def step(self, u: Tensor, state: Tensor, condition: Tensor | None = None, final: bool = False) -> tuple[Tensor, Tensor]:
+        """`forward` of the next frames, l >= 0 -> the frames that are complete by now, and the next state; see `Conv1d.step`."""
+        conv = self.dwconv
+        window = torch.cat([state, u], -1)
+        after = window[..., max(0, window.shape[-1] - conv.span) :]
+        if final and not conv.causal:
+            window = F.pad(window, (0, conv.span - conv.left))
+        mixed, which = self.distinct(window) if u.ndim == 3 else (self.shift(window), None)
+        flat = mixed.flatten(0, 1)
+        h, _ = conv.step(flat, flat[..., :0])
+        middle = window[..., conv.left :][..., : h.shape[-1]]
+        if h.shape[-1] == 0:
+            return middle if u.ndim == 4 else middle.expand(self.config.time_steps, *middle.shape), after
+        return self._residual(middle, h, mixed.shape[0], which, condition), after
 
 
 def spread(x: Tensor, which: list[int]) -> Tensor:
@@ -246,47 +236,44 @@ class SpikingConvNeXtBackbone(nn.Module):
         span = 6 * (1 + self.config.num_layers)
         return (span, 0) if self.config.causal else (span // 2, span // 2)
 
-    def _embedded(self, h: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """After the embedding: the norm, when there is one, and the condition that the norms take."""
-        if condition is not None and not any(isinstance(m, AdaLayerNorm) for m in self.modules()):
-            self.final_layer_norm(h.transpose(1, 2), condition)  # raises the error that says why
-        if self.config.initial_norm:
-            h = self.norm(h.transpose(1, 2), condition).transpose(1, 2)
-        return h, condition
+    def _start(self, h: Tensor, condition: Tensor | None) -> Tensor:
+        """After the embedding: Vocos's norm, when there is one."""
+        if condition is not None and self.config.adanorm_num_embeddings is None:
+            raise UsageError("got a bandwidth_id, but this model was built without adanorm_num_embeddings; leave bandwidth_id out")
+        return self.norm(h.transpose(1, 2), condition).transpose(1, 2) if self.config.initial_norm else h
+
+    def _finish(self, u: Tensor) -> Tensor:
+        out: Tensor = self.final_layer_norm(membrane_readout(u, self.config.readout_decay).transpose(1, 2))
+        return out
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        return self.states(x, condition)[0]
+        u = self._start(self.embed(x), condition)
+        for block in self.blocks:
+            u = block(u, condition)
+        return self._finish(u)
 
     def states(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The output [B, L, dim]; of every block its output [S, B, C, L]; and of every block its input after the shift [S, B, C, L]."""
-        u, condition = self._embedded(self.embed(x), condition)
+        """For distillation: the output [B, L, dim]; each block's output; each block's input after the shift, [S, B, C, L]."""
+        u = self._start(self.embed(x), condition)
         outputs, mixed = [], []
-        for i, block in enumerate(self.blocks):
-            if i == 0:
-                distinct, which = block.distinct(u)
-                mixed.append(spread(distinct, which))
-                u = block.first(u, condition)
-            else:
-                mixed.append(block.shift(u))
-                u = block(u, condition, mixed=mixed[-1])
+        for block in self.blocks:
+            mixed.append(spread(*block.distinct(u)) if u.ndim == 3 else block.shift(u))
+            u = block(u, condition)
             outputs.append(u)
-        out: Tensor = self.final_layer_norm(membrane_readout(u, self.config.readout_decay).transpose(1, 2))
-        return out, outputs, mixed
+        return self._finish(u), outputs, mixed
 
     def initial_state(self, batch_size: int) -> list[Tensor]:
-        """Past inputs of every convolution."""
-        c = self.config
-        distinct = min(c.time_steps, 3 if c.temporal_shift else 1)
-        return [self.embed.initial_state(batch_size),
-                *(b.initial_state(batch_size, c.time_steps if i else distinct) for i, b in enumerate(self.blocks))]
+        """What every convolution sees before the first frame."""
+        return [self.embed.initial_state(batch_size), *(b.initial_state(batch_size, i == 0) for i, b in enumerate(self.blocks))]
 
-    def step(self, x: Tensor, state: list[Tensor], condition: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """One chunk of frames [B, C_in, l] -> [B, l, dim], and the next state (causal backbones only)."""
-        after: list[Tensor] = []
-        u, s = self.embed.step(x, state[0])
-        after.append(s)
-        u, condition = self._embedded(u, condition)
-        for i, (block, s) in enumerate(zip(self.blocks, state[1:], strict=True)):
-            u, s = block.step(u, s, condition) if i else block.first_step(u, s, condition)
+    def step(self, x: Tensor, state: list[Tensor], condition: Tensor | None = None, final: bool = False) -> tuple[Tensor, list[Tensor]]:
+        """One chunk of frames [B, C_in, l], l >= 0 -> the hidden frames [B, m, dim] that are complete by now, and the next state.
+
+        Neurons start at rest in every frame, so the state is that of the convolutions alone. A centred backbone answers `context_frames[1]` frames late.
+        """
+        h, s = self.embed.step(x, state[0], final)
+        u, after = self._start(h, condition), [s]
+        for block, s in zip(self.blocks, state[1:], strict=True):
+            u, s = block.step(u, s, condition, final)
             after.append(s)
-        return self.final_layer_norm(membrane_readout(u, self.config.readout_decay).transpose(1, 2)), after
+        return self._finish(u), after
