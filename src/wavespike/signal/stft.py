@@ -3,7 +3,8 @@
 Equation: X[k, l] = sum_n w[n] x[n + l*hop - pad] exp(-2 pi i k n / n_fft); the inverse is the weighted overlap-add
 x[n] = sum_l w[n - l*hop] irfft(X[:, l])[n - l*hop] / sum_l w[n - l*hop]^2 (Griffin and Lim, 1984).
 
-`center`: reflect padding of n_fft/2 on both sides; T samples give L = 1 + T // hop frames, L frames give (L-1)*hop samples.
+`center`: reflect padding of n_fft/2 on both sides; T samples give L = 1 + T // hop frames (an odd n_fft: 1 + (T-1) // hop),
+L frames give (L-1)*hop samples.
 `same`: reflect padding of (n_fft - hop) split over both sides; T samples give L = T // hop frames, L frames give L*hop samples.
 Departures: with an odd n_fft - hop, `same` puts the extra sample on the right, so the length is kept.
 """
@@ -43,19 +44,19 @@ def _same_pad(n_fft: int, hop_length: int) -> tuple[int, int]:
     return (n_fft - hop_length) // 2, (n_fft - hop_length + 1) // 2
 
 
+def frame_pads(n_fft: int, hop_length: int, padding: Padding) -> tuple[int, int]:
+    """Samples of reflect padding left and right."""
+    return (n_fft // 2, n_fft // 2) if padding == "center" else _same_pad(n_fft, hop_length)
+
+
 def reflect_pad(x: Tensor, left: int, right: int) -> Tensor:
-    """Reflect padding of the last axis [..., T] -> [..., left+T+right] that also takes signals shorter than the padding."""
-    shape = x.shape
-    x = x.reshape(-1, 1, shape[-1])
-    while left > 0 or right > 0:
-        room = x.shape[-1] - 1
-        if room == 0:  # one sample: nothing to reflect, repeat it
-            x = F.pad(x, (left, right), mode="replicate")
-            break
-        a, b = min(left, room), min(right, room)
-        x = F.pad(x, (a, b), mode="reflect")
-        left, right = left - a, right - b
-    return x.reshape(*shape[:-1], x.shape[-1])
+    """Reflect padding of the last axis [..., T] -> [..., left+T+right]; signals shorter than the padding are reflected again and again."""
+    length = x.shape[-1]
+    if max(left, right) < length:
+        return F.pad(x.reshape(-1, 1, length), (left, right), mode="reflect").reshape(*x.shape[:-1], left + length + right)
+    period = max(1, 2 * (length - 1))  # one sample: nothing to reflect, repeat it
+    at = torch.arange(-left, length + right, device=x.device).remainder(period)
+    return x[..., torch.minimum(at, period - at)] if length > 1 else x.expand(*x.shape[:-1], left + 1 + right)
 
 
 def frame(x: Tensor, n_fft: int, hop_length: int, padding: Padding = "center") -> Tensor:
@@ -65,7 +66,7 @@ def frame(x: Tensor, n_fft: int, hop_length: int, padding: Padding = "center") -
     """
     if x.shape[-1] == 0:
         raise AudioError("expected at least one sample of audio, got none; check the input for emptiness")
-    pads = (n_fft // 2, n_fft // 2) if padding == "center" else _same_pad(n_fft, hop_length)
+    pads = frame_pads(n_fft, hop_length, padding)
     padded = reflect_pad(x, *pads)
     if padded.shape[-1] < n_fft:
         raise AudioError(f"expected at least {hop_length} samples for one frame of padding {padding!r}, got {x.shape[-1]}; pad the audio")
@@ -88,12 +89,12 @@ def _inverse_envelope(n_fft: int, hop_length: int, win_length: int | None, n_fra
                       dtype: torch.dtype, device: str) -> Tensor:
     with torch.inference_mode(False):
         square = hann_window(n_fft, win_length, dtype=torch.float64, device="cpu").square()
-        total = _add_frames(square[None, :].expand(n_frames, -1), hop_length)
+        total = add_frames(square[None, :].expand(n_frames, -1), hop_length)
         total = total[crop[0] : total.shape[-1] - crop[1]]
         return total.clamp_min(1e-11).reciprocal().to(dtype).to(device)
 
 
-def _add_frames(frames: Tensor, hop_length: int) -> Tensor:
+def add_frames(frames: Tensor, hop_length: int) -> Tensor:
     """[..., L, n_fft] -> [..., (L-1)*hop + n_fft]"""
     n_frames, n_fft = frames.shape[-2:]
     lead, size = frames.shape[:-2], (n_frames - 1) * hop_length + n_fft
@@ -124,7 +125,7 @@ def overlap_add(blocks: Iterable[Tensor], n_fft: int, hop_length: int, win_lengt
     total: Tensor | None = None
     for block in blocks:
         window = hann_window(n_fft, win_length, dtype=block.real.dtype, device=block.device)
-        pieces.append(_add_frames(torch.fft.irfft(block, n=n_fft, dim=-1) * window, hop_length))
+        pieces.append(add_frames(torch.fft.irfft(block, n=n_fft, dim=-1) * window, hop_length))
         n_frames += block.shape[-2]
     if len(pieces) == 1:
         total = pieces[0]
