@@ -34,7 +34,8 @@ class SpikingConvNeXtConfig(Config):
     `time_steps` S. `temporal_shift` cuts the channels into `shift_segments` and mixes the first `shift_fold` with the
     next step, as many with the previous, weighted by alpha (initial value `shift_penalty`, learnable by `learn_shift_penalty`). `amplitude_shortcut` multiplies the MLP's output by its continuous input.
     `initial_norm` puts Vocos's norm after the embedding. `readout_decay` d weighs the steps. `mlp`: "spiking", "silenced" (parameters kept, spikes
-    of the second neuron zeroed) or "absent" (no parameters): for asking what the spikes contribute.
+    of the second neuron zeroed) or "absent" (no parameters): for asking what the spikes contribute. `expansion_init_std` is that of W1: at the published 0.02 the second
+    neurons are silent at first and only the tail of the surrogate wakes them; 0.4 lets them fire from the first step.
     """
 
     type_name: ClassVar[str] = "spiking-convnext"
@@ -57,6 +58,7 @@ class SpikingConvNeXtConfig(Config):
     initial_norm: bool = False
     readout_decay: float = 0.9
     mlp: MLP = "spiking"
+    expansion_init_std: float = 0.02
 
     def __post_init__(self) -> None:
         if self.time_steps < 1:
@@ -224,6 +226,9 @@ class SpikingConvNeXtBackbone(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        if c.mlp != "absent" and c.expansion_init_std != 0.02:
+            for block in self.blocks:
+                nn.init.trunc_normal_(block.pwconv1.weight, std=c.expansion_init_std)
 
     @property
     def blocks(self) -> list[SpikingConvNeXtBlock]:
