@@ -27,6 +27,8 @@ VERBS: dict[str, str] = {
     "resynth": "speech to features and back: a file, a folder or a list",
     "vocode": "a mel spectrogram (.npy, .npz) to speech",
     "eval": "models over speech: quality, pitch, speed, in one table",
+    "energy": "what a model costs on an audio file, counted operation by operation",
+    "spikes": "pictures of a spiking model's activity: scatter, raster, rates",
     "doctor": "versions, extras and a self-test",
     "demo": "the bundled speech through the bundled vocoder: waveform, picture, quality, speed",
     "train": "train a model from a recipe",
