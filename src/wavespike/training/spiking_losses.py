@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from wavespike.errors import ConfigError, UsageError
 from wavespike.nn.recording import spiking_layers
-from wavespike.nn.spiking import membrane_readout
+from wavespike.nn.spiking import membrane_readout, readout_weights
 from wavespike.training.losses import phase_losses
 
 Alignment = Literal["aligned", "published"]
@@ -40,13 +40,15 @@ def firing_rates(model: nn.Module) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def rate_regulariser(rates: Mapping[str, Tensor] | Sequence[Tensor], fmin: float = 0.01, fmax: float = 0.5) -> Tensor:
-    """SpArch (Bittar and Garner, 2022): sum over layers of relu(fmin - r) + relu(r - fmax), r the layers' mean rates."""
+def rate_regulariser(rates: Mapping[str, Tensor] | Sequence[Tensor], fmin: float = 0.01, fmax: float = 0.5,
+                     weights: Sequence[float] | None = None) -> Tensor:
+    """SpArch (Bittar and Garner, 2022): sum over layers of w (relu(fmin - r) + relu(r - fmax)), r the layers' mean rates, w 1 unless given."""
     if not 0 <= fmin <= fmax <= 1:
         raise ConfigError(f"expected 0 <= fmin <= fmax <= 1 spikes per neuron and step, got {fmin} and {fmax}")
     values = list(rates.values()) if isinstance(rates, Mapping) else list(rates)
     r = torch.stack(values)
-    return (F.relu(fmin - r) + F.relu(r - fmax)).sum()
+    terms = F.relu(fmin - r) + F.relu(r - fmax)
+    return terms.sum() if weights is None else (terms * terms.new_tensor(list(weights))).sum()
 
 
 def accumulate_ratio(rates: Mapping[str, Tensor], sites: Mapping[str, int], fan_out: Mapping[str, int]) -> Tensor:
@@ -79,6 +81,21 @@ class FeatureAdapter(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         h = self.conv1x1(membrane_readout(u, self.decay)).transpose(1, 2)
         out: Tensor = F.gelu(self.norm(h)).transpose(1, 2)
+        return out
+
+
+class LinearAdapter(nn.Module):
+    """As `FeatureAdapter`, without norm and GELU: conv1x1(sum_s d^(S-1-s) u_s / sum_s d^(S-1-s)); starts as the identity where it can."""
+
+    def __init__(self, channels: int, teacher_channels: int | None = None, decay: float = 0.9):
+        super().__init__()
+        self.decay = decay
+        self.conv1x1 = nn.Conv1d(channels, teacher_channels or channels, 1)
+        nn.init.dirac_(self.conv1x1.weight)
+        nn.init.zeros_(self.conv1x1.bias)  # type: ignore[arg-type]
+
+    def forward(self, u: Tensor) -> Tensor:
+        out: Tensor = self.conv1x1(membrane_readout(u, self.decay) / readout_weights(u.shape[0], self.decay, u).sum())
         return out
 
 
