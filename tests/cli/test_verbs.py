@@ -173,7 +173,7 @@ def test_eval_gives_one_column_a_model_and_agrees_with_the_panel(tmp_path: Path,
     from wavespike.metrics.quality import mel_l1
 
     for name in ("a", "b", "c"):
-        write(tmp_path / f"{name}.wav", voice(0.5, level=0.1 + 0.02 * ord(name) % 3), 24000, "float")
+        write(tmp_path / f"{name}.wav", voice(0.5, level=0.02 * (ord(name) - 90)), 24000, "float")
     report = quiet_json("eval", "--model", tiny, "griffin-lim-24k", "--data", tmp_path, "--limit", 2, "--metrics", "mel_l1")
     assert report["files"] == 2
     models = report["models"]
@@ -188,6 +188,16 @@ def test_eval_gives_one_column_a_model_and_agrees_with_the_panel(tmp_path: Path,
     assert tiny_row["metrics"]["means"]["mel_l1"] > classic["metrics"]["means"]["mel_l1"]
     assert tiny_row["parameters"] == load(tiny).parameter_count()
     assert classic["real_time_factor"] == pytest.approx(1 / classic["times_real_time"])
+
+
+@pytest.mark.slow
+def test_eval_in_processes_gives_the_same_scores(tmp_path: Path, tiny: Path) -> None:
+    for name in ("a", "b", "c"):
+        write(tmp_path / f"{name}.wav", voice(0.5, level=0.02 * (ord(name) - 90)), 24000)
+    scores = [json.loads(succeeded("eval", "--model", tiny, "--data", tmp_path, "--metrics", "mel_l1", "--processes", n, "--json")) for n in (1, 2)]
+    one, two = (report["models"][str(tiny)]["metrics"] for report in scores)
+    assert one == two
+    assert one["counts"] == {"mel_l1": 3}
 
 
 def test_eval_shows_a_table_and_says_what_was_left_out(tmp_path: Path) -> None:
