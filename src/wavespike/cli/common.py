@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from wavespike.models.base import Model, Vocoder
 
 DEFAULT_MODEL = "griffin-lim-24k"
@@ -70,3 +72,13 @@ def progress(what: str, total: float | None) -> Iterator[Callable[[float], None]
 def duration_text(seconds: float) -> str:
     minutes, rest = divmod(seconds, 60)
     return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.2f} s"
+
+
+def load_mono(path: str, rate_hz: int) -> Tensor:
+    """An audio file as [1, T] at a rate, its channels averaged. Raises AudioError."""
+    import torch
+
+    from wavespike.signal.files import read
+
+    samples, _ = read(path, rate_hz)
+    return torch.from_numpy(samples).mean(0, keepdim=True)

@@ -26,11 +26,13 @@ VERBS: dict[str, str] = {
     "show": "one model: configuration, parameters, licence and card",
     "resynth": "speech to features and back: a file, a folder or a list",
     "vocode": "a mel spectrogram (.npy, .npz) to speech",
-    "eval": "models over speech: quality, pitch, speed, in one table",
-    "doctor": "versions, extras and a self-test",
-    "demo": "the bundled speech through the bundled vocoder: waveform, picture, quality, speed",
     "train": "train a model from a recipe",
     "resume": "go on with a training run that was stopped",
+    "eval": "models over speech: quality, pitch, speed, in one table",
+    "energy": "what a model costs on an audio file, counted operation by operation",
+    "spikes": "pictures of a spiking model's activity: scatter, raster, rates",
+    "doctor": "versions, extras and a self-test",
+    "demo": "the bundled speech through the bundled vocoder: waveform, picture, quality, speed",
 }
 """Verb -> one-line summary; the code is in wavespike.cli.<verb>."""
 
