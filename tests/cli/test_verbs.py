@@ -325,3 +325,19 @@ def test_a_model_with_adaptive_norms_takes_a_bandwidth(tmp_path: Path) -> None:
         outputs.append(read(tmp_path / "out.wav")[0])
     assert outputs[0].shape == (1, 30 * 320)
     assert not np.allclose(*outputs)
+
+
+def test_a_codec_is_judged_by_its_reconstruction_of_all_its_channels() -> None:
+    from types import SimpleNamespace
+
+    from wavespike.cli.eval import _synthesise
+
+    def halve(audio: torch.Tensor) -> torch.Tensor:
+        assert audio.shape == (1, 2, 1000)  # [B, C, T]
+        return audio / 2
+
+    class Codec(SimpleNamespace):
+        __call__ = staticmethod(halve)
+
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(_synthesise(Codec(kind="codec", channels=2), x, {}), x / 2)
