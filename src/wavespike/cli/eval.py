@@ -140,8 +140,9 @@ def _show(report: dict[str, Any]) -> None:
     table.add_column("metric", no_wrap=True)
     table.add_column("better", no_wrap=True)
     table.add_column("original", justify="right")
-    for name in report["models"]:
-        table.add_column(escape(name), justify="right")
+    short = [Path(name).name for name in report["models"]]
+    for name, last in zip(report["models"], short, strict=True):
+        table.add_column(escape(last if short.count(last) == 1 else name), justify="right", overflow="fold")
     columns = [report["original"]["metrics"], *(m["metrics"] for m in report["models"].values())]
     for key, metric in METRICS.items():
         if not any(key in column["means"] for column in columns):
