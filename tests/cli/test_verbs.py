@@ -13,7 +13,7 @@ import pytest
 import torch
 from command import files_in, inside, succeeded, voice, wavespike
 
-from wavespike.cli.common import DEFAULT_MODEL
+from wavespike.cli.common import DEFAULT_MODEL, duration_text
 from wavespike.hub.load import load, presets, save
 from wavespike.models.vocos import Vocos, VocosConfig
 from wavespike.nn.convnext import ConvNeXtConfig
@@ -341,3 +341,7 @@ def test_a_codec_is_judged_by_its_reconstruction_of_all_its_channels() -> None:
 
     x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(_synthesise(Codec(kind="codec", channels=2), x, {}), x / 2)
+
+
+def test_durations_never_show_sixty_seconds() -> None:
+    assert [duration_text(s) for s in (0.517, 59.4, 59.99, 65.2, 3599.99)] == ["0.52 s", "59.40 s", "1 min 0 s", "1 min 5 s", "60 min 0 s"]
