@@ -29,7 +29,6 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 import yaml
-from lightning.pytorch.utilities import rank_zero_only
 
 import wavespike
 from wavespike.config import to_dict
@@ -50,20 +49,22 @@ FOLDER_VARIABLE = "WAVESPIKE_RUN"
 Report = Callable[[str], None]
 
 
-def process_rank() -> int:
-    """Rank of this process among all of the run; 0 before any other was started."""
-    return int(getattr(rank_zero_only, "rank", 0) or 0)
+def is_first() -> bool:
+    """Whether this is the first process of the run, also before the processes are connected (started by Lightning, torchrun or SLURM)."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank() == 0
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def to_stderr(line: str) -> None:
     """Reports of the first process, one line each."""
-    if process_rank() == 0:
+    if is_first():
         print(line, file=sys.stderr, flush=True)
 
 
 def new_folder(name: str, chosen: str | Path | None = None) -> Path:
     """Make the folder of a new run: the chosen one, or runs/NAME, runs/NAME-2, ... Raises UsageError when the chosen one holds a run."""
-    if process_rank() != 0:
+    if not is_first():
         return Path(os.environ.get(FOLDER_VARIABLE) or chosen or f"runs/{name}")
     folder = Path(chosen) if chosen is not None else Path("runs") / name
     if chosen is None:
@@ -89,14 +90,14 @@ def train(config: TrainConfig, chosen: str | Path | None = None) -> Path:
 
 def start(config: TrainConfig, folder: Path, *, model: Model[Any] | None = None, report: Report = to_stderr) -> Path:
     """Train from step 0 in a folder of `new_folder`. `model` replaces the one that would be built from the configuration."""
-    if process_rank() == 0:
+    if is_first():
         replace_text(folder / CONFIG, yaml.safe_dump(plain(config), sort_keys=False))
         replace_text(folder / FACTS, json.dumps(facts(config), indent=2) + "\n")
     keeper = RunKeeper(folder, config, report)
     try:
         _fit(config, keeper, None, model, report)
     except BaseException:
-        if not keeper.started and process_rank() == 0:
+        if not keeper.started and is_first():
             _unmake(folder)
         raise
     return folder
@@ -205,7 +206,7 @@ def _fit(config: TrainConfig, keeper: RunKeeper, checkpoint: Path | None, model:
     many = t.devices * t.num_nodes > 1
     strategy: Any = AveragingStrategy(process_group_backend="gloo" if on_cpu else None) if many else "auto"
     trainer = L.Trainer(
-        accelerator="cpu" if on_cpu else "cuda", devices=t.devices, num_nodes=t.num_nodes, strategy=strategy, precision=t.precision, max_epochs=-1,
+        accelerator="cpu" if on_cpu else "cuda", devices=t.devices, num_nodes=t.num_nodes, strategy=strategy, max_epochs=-1,
         max_steps=-1, logger=False, callbacks=[keeper], enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, reload_dataloaders_every_n_epochs=1, use_distributed_sampler=False, default_root_dir=str(folder),
     )

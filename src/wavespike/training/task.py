@@ -88,6 +88,10 @@ class Task(L.LightningModule, abc.ABC):
     def judged(self) -> Model[Any]:
         return self.model if self.average is None else self.average
 
+    def mixed(self) -> torch.autocast:
+        """`with self.mixed():` computes in bfloat16 where `trainer.precision` is bf16-mixed. Not for spectra: there are no complex bfloat16 numbers."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.train_config.trainer.precision == "bf16-mixed")
+
     def configure_optimizers(self) -> Any:
         makers: dict[str, Any] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "radam": torch.optim.RAdam}
         out = []
