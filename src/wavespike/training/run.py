@@ -212,6 +212,10 @@ def _fit(config: TrainConfig, keeper: RunKeeper, checkpoint: Path | None, model:
     )
     try:
         trainer.fit(task, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
+    except SystemExit as end:  # Lightning's answer to Ctrl-C
+        if keeper.interrupted:
+            raise KeyboardInterrupt from end
+        raise
     except (EOFError, KeyError, RuntimeError) as error:
         if checkpoint is not None and not keeper.started:
             raise CheckpointError(f"{checkpoint}: expected a whole checkpoint of this run, got one that does not load ({error}); copy one of the best over it") from error
