@@ -161,6 +161,18 @@ def test_a_run_in_two_parts_equals_the_unbroken_one(corpus: list[str], tmp_path:
     assert (tmp_path / "cut" / "last" / "model.safetensors").read_bytes() == (whole / "last" / "model.safetensors").read_bytes()
 
 
+def test_a_finished_run_says_so_and_goes_on_when_more_steps_are_asked_for(corpus: list[str], tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "vocos", [*SIZE["vocos"], *corpus, "trainer.steps=2"])
+    said: list[str] = []
+    assert resume(run, report=said.append) == run
+    assert "already at step 2 of 2" in said[0]
+    data = yaml.safe_load((run / "config.yaml").read_text())
+    data["trainer"]["steps"] = 3
+    (run / "config.yaml").write_text(yaml.safe_dump(data))
+    resume(run, report=said.append)
+    assert [row["step"] for row in rows(run)] == [1, 2, 3]
+
+
 def test_micro_batches_add_up_to_the_large_batch(corpus: list[str], tmp_path: Path) -> None:
     words = [*SIZE["vocos"], *corpus, "trainer.steps=3"]
     whole = rows(train(tmp_path / "a", "vocos", [*words, "data.batch_size=4"]))

@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import pickle
 import platform
 import subprocess
 import sys
@@ -43,6 +44,7 @@ from wavespike.training.registry import data_class, task_class
 from wavespike.training.task import Task
 
 CONFIG, FACTS, LOG, LAST = "config.yaml", "run.json", "log.jsonl", "checkpoints/last.ckpt"
+WHOLE = "expected a whole checkpoint of this run, got one that does not load"
 FOLDER_VARIABLE = "WAVESPIKE_RUN"
 """Environment variable that tells the processes started for DDP which folder the first one chose."""
 
@@ -117,8 +119,21 @@ def resume(folder: Path, *, model: Model[Any] | None = None, report: Report = to
     config = read_config(folder)
     last = folder / LAST
     checkpoint = last if last.is_file() else None
+    if (folder / "last" / "config.json").is_file() and checkpoint is not None:
+        done = steps_of(checkpoint)
+        if done >= config.trainer.steps:
+            report(f"{folder}: already at step {done} of {config.trainer.steps}; to train longer raise trainer.steps in {folder / CONFIG}, then resume")
+            return folder
     _fit(config, RunKeeper(folder, config, report, resumed=checkpoint is not None), checkpoint, model, report)
     return folder
+
+
+def steps_of(checkpoint: Path) -> int:
+    """Steps done in a checkpoint. Raises CheckpointError when it does not load."""
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["wavespike"]["steps_done"])
+    except (EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{checkpoint}: {WHOLE} ({error}); copy one of the best over it") from error
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -216,9 +231,9 @@ def _fit(config: TrainConfig, keeper: RunKeeper, checkpoint: Path | None, model:
         if keeper.interrupted:
             raise KeyboardInterrupt from end
         raise
-    except (EOFError, KeyError, RuntimeError) as error:
+    except (EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
         if checkpoint is not None and not keeper.started:
-            raise CheckpointError(f"{checkpoint}: expected a whole checkpoint of this run, got one that does not load ({error}); copy one of the best over it") from error
+            raise CheckpointError(f"{checkpoint}: {WHOLE} ({error}); copy one of the best over it") from error
         raise
     if not keeper.finished:
         raise TrainingError(f"{folder}: training ended early at step {task.steps_done} of {t.steps}; continue it with 'wavespike resume {folder}'")
