@@ -193,6 +193,15 @@ def test_pretraining_leaves_the_discriminators_alone_and_steps_are_the_generator
     assert weights == pytest.approx([45.0, 45.0])
 
 
+def test_bfloat16_discriminators_judge_nearly_the_same(corpus: list[str], tmp_path: Path) -> None:
+    words = [*SIZE["vocos"], corpus[0], "trainer.steps=2"]
+    full = rows(train(tmp_path / "full", "vocos", words))
+    half = rows(train(tmp_path / "half", "vocos", [*words, "trainer.precision=bf16-mixed"]))
+    assert full[0]["generator/mel"] == half[0]["generator/mel"]  # spectra and losses stay in float32
+    assert full[0]["loss/discriminator"] != half[0]["loss/discriminator"]
+    assert full[0]["loss/discriminator"] == pytest.approx(half[0]["loss/discriminator"], rel=0.02)
+
+
 def test_a_crop_that_is_no_multiple_of_the_hop_trains(corpus: list[str], tmp_path: Path) -> None:
     run = train(tmp_path / "run", "vocos", [*SIZE["vocos"], *corpus, "trainer.steps=1", "data.crop_samples=4000"])
     assert rows(run)
