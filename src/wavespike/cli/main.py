@@ -29,6 +29,8 @@ VERBS: dict[str, str] = {
     "train": "train a model from a recipe",
     "resume": "go on with a training run that was stopped",
     "eval": "models over speech: quality, pitch, speed, in one table",
+    "energy": "what a model costs on an audio file, counted operation by operation",
+    "spikes": "pictures of a spiking model's activity: scatter, raster, rates",
     "doctor": "versions, extras and a self-test",
     "demo": "the bundled speech through the bundled vocoder: waveform, picture, quality, speed",
 }
@@ -52,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(wavespike.__version__)
         return 0
+    if hasattr(sys.stdout, "reconfigure"):  # a file name or a table that the terminal cannot show must not end the work
+        sys.stdout.reconfigure(errors="backslashreplace")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -5,6 +5,7 @@ the network. Features [B, C, L] -> z [B, L, out]; batch and frames are free.
 
     export(model, "vocos.onnx")
     fast = OnnxVocos(model, "vocos.onnx")      # a Vocos like any other: features, decode, call, stream
+    fast = accelerate(model)                   # both, without a file
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import logging
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,17 @@ class OnnxVocos(Vocos):
         """A session on windows with context: the graph keeps no state, so each push computes its context again."""
         checked = self._condition(bandwidth_id, batch_size)
         return WindowStream(lambda features: self.decode(features, checked), self._context, self.hop_length, self.feature_channels, batch_size)
+
+
+def accelerate(model: Vocos, threads: int | None = None, *, int8: bool = False) -> OnnxVocos:
+    """`model` with its network in ONNX Runtime, exported on the way and kept in memory only."""
+    with tempfile.TemporaryDirectory() as folder:
+        return OnnxVocos(model, export(model, Path(folder) / "network.onnx", int8=int8), threads)
+
+
+def bench_session(model: Vocos, threads: int) -> Callable[[Tensor], Tensor]:
+    """The `decode` of `accelerate`: features [B, C, L] -> waveform [B, T]."""
+    return accelerate(model, threads).decode
 
 
 @contextlib.contextmanager

@@ -280,6 +280,12 @@ class AudioData(Data):
 
         self.pitch = bool(task_class(config.task.type_name).needs_pitch(config))
 
+    @classmethod
+    def check(cls, config: TrainConfig) -> None:
+        for what in ("train", "valid"):
+            if what == "train" or config.data.valid:
+                list_files(required(config.data, what))
+
     def _scan(self, what: str, pitch: bool, silent: bool) -> list[AudioFile]:
         c = self.config
         paths = list_files(required(c, what))

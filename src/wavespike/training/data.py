@@ -79,6 +79,11 @@ class Data(L.LightningDataModule, abc.ABC):
         self.train_config, self.model, self.folder, self.report = config, model, folder, report
         self.cache = Path(config.data.cache) if config.data.cache is not None else folder / "cache"
 
+    @classmethod
+    def check(cls, config: TrainConfig) -> None:
+        """Raise at once, before anything is made, for data that is missing altogether."""
+        return None
+
     @abc.abstractmethod
     def train_items(self) -> Dataset[Any]:
         """Endless items by global index."""

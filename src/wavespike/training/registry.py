@@ -14,6 +14,8 @@ from wavespike.errors import ConfigError, nearest
 TASK_TYPES: dict[str, str] = {
     "adversarial": "wavespike.training.adversarial:AdversarialTask",
     "reconstruction": "wavespike.training.reconstruction:ReconstructionTask",
+    "spiking-adversarial": "wavespike.training.distillation:SpikingAdversarialTask",
+    "spiking-reconstruction": "wavespike.training.distillation:SpikingReconstructionTask",
 }
 
 DATA_TYPES: dict[str, str] = {

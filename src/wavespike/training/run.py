@@ -12,6 +12,7 @@ Everything is written under a temporary name and renamed, so a kill at any momen
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import logging
@@ -80,13 +81,34 @@ def new_folder(name: str, chosen: str | Path | None = None) -> Path:
     return folder
 
 
+def train(config: TrainConfig, chosen: str | Path | None = None) -> Path:
+    """Check what can be checked at once, make the run's folder, train -> the folder."""
+    data_class(config.data.type_name).check(config)
+    return start(config, new_folder(config.name, chosen))
+
+
 def start(config: TrainConfig, folder: Path, *, model: Model[Any] | None = None, report: Report = to_stderr) -> Path:
     """Train from step 0 in a folder of `new_folder`. `model` replaces the one that would be built from the configuration."""
     if process_rank() == 0:
         replace_text(folder / CONFIG, yaml.safe_dump(plain(config), sort_keys=False))
         replace_text(folder / FACTS, json.dumps(facts(config), indent=2) + "\n")
-    _fit(config, folder, None, model, report)
+    keeper = RunKeeper(folder, config, report)
+    try:
+        _fit(config, keeper, None, model, report)
+    except BaseException:
+        if not keeper.started and process_rank() == 0:
+            _unmake(folder)
+        raise
     return folder
+
+
+def _unmake(folder: Path) -> None:
+    """Take back a run that never started; what else is in the folder stays."""
+    for name in (CONFIG, FACTS):
+        (folder / name).unlink(missing_ok=True)
+    for empty in (folder / "checkpoints", folder, folder.parent if folder.parent.name == "runs" else folder):
+        with contextlib.suppress(OSError):
+            empty.rmdir()
 
 
 def resume(folder: Path, *, model: Model[Any] | None = None, report: Report = to_stderr) -> Path:
@@ -94,7 +116,7 @@ def resume(folder: Path, *, model: Model[Any] | None = None, report: Report = to
     config = read_config(folder)
     last = folder / LAST
     checkpoint = last if last.is_file() else None
-    _fit(config, folder, checkpoint, model, report)
+    _fit(config, RunKeeper(folder, config, report, resumed=checkpoint is not None), checkpoint, model, report)
     return folder
 
 
@@ -168,8 +190,8 @@ def build_model(config: TrainConfig, fresh: bool = True) -> Model[Any]:
     return model
 
 
-def _fit(config: TrainConfig, folder: Path, checkpoint: Path | None, model: Model[Any] | None, report: Report) -> None:
-    t = config.trainer
+def _fit(config: TrainConfig, keeper: RunKeeper, checkpoint: Path | None, model: Model[Any] | None, report: Report) -> None:
+    t, folder = config.trainer, keeper.folder
     _quiet()
     if t.threads is not None:
         torch.set_num_threads(t.threads)
@@ -179,7 +201,6 @@ def _fit(config: TrainConfig, folder: Path, checkpoint: Path | None, model: Mode
     torch.manual_seed(t.seed)
     task: Task = task_class(config.task.type_name)(model, config)
     data: Data = data_class(config.data.type_name)(config, model, folder, report)
-    keeper = RunKeeper(folder, config, report, resumed=checkpoint is not None)
     on_cpu = t.accelerator == "cpu" or not torch.cuda.is_available()
     many = t.devices * t.num_nodes > 1
     strategy: Any = AveragingStrategy(process_group_backend="gloo" if on_cpu else None) if many else "auto"
