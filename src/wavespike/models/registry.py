@@ -15,6 +15,7 @@ from wavespike.models.base import Model
 MODEL_TYPES: dict[str, str] = {
     "vocos": "wavespike.models.vocos:Vocos",
     "griffin-lim": "wavespike.models.griffin_lim:GriffinLim",
+    "sparch": "wavespike.models.sparch:SpArch",
 }
 
 
