@@ -1,7 +1,7 @@
 """Convolutions whose streaming state is a value.
 
-A causal convolution sees (kernel_size - 1) * dilation past samples and no future one. Its state is just those past inputs, so
-`step` on any chunks equals `forward` on the whole.
+A convolution sees (kernel_size - 1) * dilation samples around its output: all past when causal, half of them future when centred. Its state is the
+inputs it still needs, so the outputs of `step` on any chunks, concatenated, equal `forward` on the whole; a centred one is just late.
 """
 
 from __future__ import annotations
@@ -27,20 +27,28 @@ class Conv1d(nn.Conv1d):
         """Samples of context: all past when causal, half past and half future when centred."""
 
     def forward(self, x: Tensor) -> Tensor:
-        left = self.span if self.causal else self.span // 2
-        return super().forward(F.pad(x, (left, self.span - left)))
+        return super().forward(F.pad(x, (self.left, self.span - self.left)))
+
+    @property
+    def left(self) -> int:
+        """Samples of past context; `span - left` is the look-ahead."""
+        return self.span if self.causal else self.span // 2
 
     def initial_state(self, batch_size: int) -> Tensor:
-        """Zeros [B, C_in, span]: what zero padding sees before the first sample."""
-        return self.weight.new_zeros(batch_size, self.in_channels, self.span)
+        """Zeros [B, C_in, left]: what zero padding sees before the first sample."""
+        return self.weight.new_zeros(batch_size, self.in_channels, self.left)
 
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One chunk [B, C_in, l] (l a multiple of the stride) and the state -> output chunk and the next state.
+    def step(self, x: Tensor, state: Tensor, final: bool = False) -> tuple[Tensor, Tensor]:
+        """One chunk [B, C_in, l] (l >= 0, a multiple of the stride) and the state -> the outputs that are complete, and the next state.
 
-        Raises UsageError when the convolution is not causal.
+        A centred convolution answers `span // 2` samples late; `final` says that this chunk is the last and brings the rest out.
+        Raises UsageError for a centred convolution with a stride.
         """
-        if not self.causal:
-            raise UsageError("expected a causal convolution for streaming, got a centred one; build the model with causal: true")
+        if not self.causal and self.stride[0] != 1:
+            raise UsageError("expected a causal convolution or stride 1 for streaming, got a centred one with a stride; build it with causal: true")
         x = torch.cat([state, x], -1)
-        keep = x[..., x.shape[-1] - self.span :]
-        return super().forward(x), keep
+        if final and not self.causal:
+            x = F.pad(x, (0, self.span - self.left))
+        if x.shape[-1] <= self.span:
+            return x.new_zeros(x.shape[0], self.out_channels, 0), x
+        return super().forward(x), x[..., x.shape[-1] - self.span :]

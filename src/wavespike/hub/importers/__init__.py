@@ -1,0 +1,8 @@
+"""Importers of the originals' checkpoints, one module a system.
+
+Each has `recognises(folder) -> bool` and `load(folder) -> Model`. IMPORTERS lists them; `wavespike.load` asks them in this order.
+"""
+
+from __future__ import annotations
+
+IMPORTERS: tuple[str, ...] = ("wavespike.hub.importers.vocos",)
