@@ -231,17 +231,18 @@ class RecurrentLayer(nn.Module):
     def _dense(self, drives: list[Tensor], y: Tensor) -> Tensor:
         if self.kind == "MLP":
             return torch.sigmoid(drives[0])
+        V = {gate: cast(nn.Linear, getattr(self, f"V{gate}")).weight for gate in self.gates}
         out = []
         for step in zip(*drives, strict=True):
             if self.kind == "RNN":
-                y = torch.sigmoid(step[0] + self.V(y))
+                y = torch.sigmoid(step[0] + F.linear(y, V[""]))
             else:
-                z = torch.sigmoid(step[1] + self.Vz(y))
+                z = torch.sigmoid(step[1] + F.linear(y, V["z"]))
                 if self.kind == "GRU":
-                    r = torch.sigmoid(step[2] + self.Vr(y))
-                    c = torch.tanh(step[0] + self.V(r * y))
+                    r = torch.sigmoid(step[2] + F.linear(y, V["r"]))
+                    c = torch.tanh(step[0] + F.linear(r * y, V[""]))
                 else:
-                    c = torch.relu(step[0] + self.V(y))
+                    c = torch.relu(step[0] + F.linear(y, V[""]))
                 y = z * y + (1 - z) * c
             out.append(y)
         return torch.stack(out)

@@ -101,4 +101,5 @@ def filterbank(audio: Tensor, config: FilterbankConfig) -> Tensor:
     frames = (frames - c.preemphasis * before) * povey_window(c.frame_length_samples).to(audio)
     power = torch.fft.rfft(frames, n=c.n_fft).abs().square()  # [B, L, n_fft // 2 + 1]
     energy = power @ mel_triangles(c).to(audio)
-    return energy.clamp(min=EPS).log().transpose(1, 2)
+    out: Tensor = energy.clamp(min=EPS).log().transpose(1, 2)
+    return out

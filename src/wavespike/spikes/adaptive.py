@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from wavespike.errors import UsageError
 from wavespike.spikes.surrogate import SurrogateConfig, spike
-
 
 BOXCAR = SurrogateConfig(name="boxcar")
 """The published surrogate: derivative 1 where -0.5 < u - q <= 0.5, else 0."""
@@ -75,24 +75,31 @@ def zero_diagonal(V: Tensor) -> Tensor:
     return V - torch.diag(torch.diagonal(V))
 
 
+def _present(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+    """What an adaptive neuron must have. Raises UsageError when some of it is missing."""
+    if any(t is None for t in tensors):
+        raise UsageError("expected an adaptive neuron to have beta, a, b and a state with w, got only some of them; make the state with initial_state")
+    return tuple(t for t in tensors if t is not None)
+
+
 def step(current: Tensor, state: State, neuron: Neuron) -> tuple[Tensor, State]:
     """One time step: current [B, H] and state -> spikes [B, H] and the next state. V is used as it is (see `zero_diagonal`)."""
     n = neuron
     total = current if n.V is None else current + state.s @ n.V
     if n.symplectic:
-        assert state.w is not None and n.beta is not None and n.a is not None and n.b is not None
-        v = n.alpha * state.u + (1 - n.alpha) * (total - state.w)
+        w, beta, a, b = _present(state.w, n.beta, n.a, n.b)
+        v = n.alpha * state.u + (1 - n.alpha) * (total - w)
         s = spike(v - n.threshold, n.surrogate, strict=True)
         u = v * (1 - s)
-        return s, State(u=u, s=s, w=n.beta * state.w + (1 - n.beta) * (n.a * u + n.b * s))
-    w = None
+        return s, State(u=u, s=s, w=beta * w + (1 - beta) * (a * u + b * s))
+    after = None
     if n.beta is not None:
-        assert state.w is not None and n.a is not None and n.b is not None
-        w = n.beta * state.w + n.a * state.u + n.b * state.s
-        total = total - w
+        w, beta, a, b = _present(state.w, n.beta, n.a, n.b)
+        after = beta * w + a * state.u + b * state.s
+        total = total - after
     u = n.alpha * (state.u - n.threshold * state.s) + (1 - n.alpha) * total
     s = spike(u - n.threshold, n.surrogate, strict=True)
-    return s, State(u=u, s=s, w=w)
+    return s, State(u=u, s=s, w=after)
 
 
 def loop(current: Tensor, state: State, neuron: Neuron) -> tuple[Tensor, State]:
@@ -112,7 +119,7 @@ def scan(current: Tensor, state: State, neuron: Neuron) -> tuple[Tensor, State]:
     return s, State(u=u, s=s[-1], w=w if n.beta is not None else None)
 
 
-SPARSE_RATE = 0.08
+SPARSE_RATE = 0.1
 """Recurrent products use the list of spikes instead of the dense matrix below this firing rate ..."""
 SPARSE_WORK = 1 << 24
 """... and above this number of multiplications a step, where a gather's overhead no longer counts."""
@@ -123,7 +130,7 @@ def spike_product(s: Tensor, V: Tensor, out: Tensor) -> Tensor:
     if s.numel() * V.shape[1] >= SPARSE_WORK and not s.is_cuda:
         active = torch.count_nonzero(s)
         if int(active) < SPARSE_RATE * s.numel():
-            return torch.addmm(out, s.to_sparse_csr(), V, out=out)
+            return torch.addmm(out, s.to_sparse(), V, out=out)
     return out.addmm_(s, V)
 
 
@@ -135,28 +142,25 @@ class _Scan(torch.autograd.Function):
         steps = x.shape[0]
         us, ss = torch.empty_like(x), torch.empty_like(x)
         ws = None if beta is None else torch.empty_like(x)
-        u, s, w = u0, s0, w0
+        u, s, w, decay, coupling, jump = u0, s0, u0, alpha, alpha, alpha  # the last four only hold a place without adaptation
         gain = 1 - alpha
         total, rest = torch.empty_like(u0), torch.empty_like(u0)
+        if ws is not None:
+            w, decay, coupling, jump = _present(w0, beta, a, b)
         for t in range(steps):
-            if V is None:
-                current = x[t]
-            else:
-                current = spike_product(s, V, total.copy_(x[t]))
+            current = x[t] if V is None else spike_product(s, V, total.copy_(x[t]))
             v, after = us[t], ss[t]
-            if symplectic:
-                assert ws is not None and w is not None and beta is not None and a is not None and b is not None
+            if symplectic and ws is not None:
                 torch.sub(current, w, out=rest)
                 torch.mul(u, alpha, out=v).addcmul_(rest, gain)
                 torch.gt(v, threshold, out=after)
                 u = torch.addcmul(v, v, after, value=-1)
-                torch.mul(w, beta, out=ws[t])
-                torch.mul(u, a, out=rest).addcmul_(after, b).mul_(1 - beta)
+                torch.mul(w, decay, out=ws[t])
+                torch.mul(u, coupling, out=rest).addcmul_(after, jump).mul_(1 - decay)
                 w = ws[t].add_(rest)
             else:
                 if ws is not None:
-                    assert w is not None and beta is not None and a is not None and b is not None
-                    w = torch.mul(w, beta, out=ws[t]).addcmul_(u, a).addcmul_(s, b)
+                    w = torch.mul(w, decay, out=ws[t]).addcmul_(u, coupling).addcmul_(s, jump)
                     current = torch.sub(current, w, out=total)
                 torch.sub(u, s, alpha=threshold, out=rest)
                 u = torch.mul(rest, alpha, out=v).addcmul_(current, gain)
@@ -168,8 +172,8 @@ class _Scan(torch.autograd.Function):
         return ss, (u if symplectic else us[-1]).clone(), last_w
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad_s: Tensor, grad_u: Tensor | None, grad_w: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, grad_s: Tensor, grad_u: Tensor | None, grad_w: Tensor | None) -> tuple[Tensor | None, ...]:
         alpha, beta, a, b, V, u0, s0, w0, us, ss, ws = ctx.saved_tensors
         q, symplectic, derivative = ctx.threshold, ctx.symplectic, ctx.surrogate.derivative
         steps = us.shape[0]
@@ -177,17 +181,15 @@ class _Scan(torch.autograd.Function):
         gain = 1 - alpha
         cu = torch.zeros_like(u0) if grad_u is None else grad_u.clone()  # gradient of u_t from later steps
         cs = torch.zeros_like(u0)  # of s_t
-        cw = None if beta is None else (torch.zeros_like(u0) if grad_w is None else grad_w.clone())  # of w_t
-        g_alpha = torch.zeros_like(u0)
-        g_beta, g_a, g_b = (torch.zeros_like(u0) if beta is not None else None for _ in range(3))
+        cw = torch.zeros_like(u0) if grad_w is None else grad_w.clone()  # of w_t
+        g_alpha, g_beta, g_a, g_b = (torch.zeros_like(u0) for _ in range(4))
         gs, slope, rest = torch.empty_like(u0), torch.empty_like(u0), torch.empty_like(u0)
         for t in range(steps - 1, -1, -1):
             v, s = us[t], ss[t]
             before_s = ss[t - 1] if t else s0
-            if symplectic:
-                before_u = torch.addcmul(us[t - 1], us[t - 1], before_s, value=-1) if t else u0
-            else:
-                before_u = us[t - 1] if t else u0
+            before_u = us[t - 1] if t else u0
+            if symplectic and t:  # what was kept is v, before the reset
+                before_u = torch.addcmul(before_u, before_u, before_s, value=-1)
             slope = derivative(torch.sub(v, q, out=rest))
             if beta is not None:
                 before_w = ws[t - 1] if t else w0
@@ -230,8 +232,10 @@ class _Scan(torch.autograd.Function):
             batch = s0.shape[0]
             g_V = ss.flatten(0, 1)[: (steps - 1) * batch].t() @ flat[batch:]
             g_V.addmm_(s0.t(), flat[:batch])
-        total = [None if g is None else g.sum(0) for g in (g_alpha, g_beta, g_a, g_b)]
-        return gx, total[0] / gain, total[1], total[2], total[3], g_V, cu, cs, cw, None, None, None
+        g_alpha = g_alpha.sum(0) / gain
+        if beta is None:
+            return gx, g_alpha, None, None, None, g_V, cu, cs, None, None, None, None
+        return gx, g_alpha, g_beta.sum(0), g_a.sum(0), g_b.sum(0), g_V, cu, cs, cw, None, None, None
 
 
 def leaky_integrate(current: Tensor, u0: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,8 +255,8 @@ class _Integrate(torch.autograd.Function):
         return us
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         us, u0, alpha = ctx.saved_tensors
         g = grad.clone()
         for t in range(len(g) - 2, -1, -1):

@@ -72,7 +72,8 @@ def reverberate(audio: Tensor, rt60_samples: Tensor, wet: Tensor, g: torch.Gener
     tail[:, 0] = 1
     size = audio.shape[1] + length
     out = torch.fft.irfft(torch.fft.rfft(audio, n=size) * torch.fft.rfft(tail, n=size), n=size)
-    return out[:, : audio.shape[1]]
+    cut: Tensor = out[:, : audio.shape[1]]
+    return cut
 
 
 def shift(audio: Tensor, samples: Tensor) -> Tensor:
