@@ -30,6 +30,8 @@ VERBS: dict[str, str] = {
     "doctor": "versions, extras and a self-test",
     "demo": "the bundled speech through the bundled vocoder: waveform, picture, quality, speed",
     "train": "train a model from a recipe",
+    "classify": "what was said: labels with scores, from files or live",
+    "prepare": "audio to spike trains: a data set in the layout of SHD",
     "resume": "go on with a training run that was stopped",
 }
 """Verb -> one-line summary; the code is in wavespike.cli.<verb>."""

@@ -349,7 +349,7 @@ class SpArch(Classifier[SpArchConfig]):
         """Features [B, C, L] (padded: with lengths [B] in frames) -> [B, classes]; the largest is the answer."""
         return self.scores(features, lengths)[0]
 
-    def probabilities(self, logits: Tensor, steps: Tensor | int) -> Tensor:
+    def probabilities(self, logits: Tensor) -> Tensor:
         """Scores in 0..1 that sum to 1: the mean of the steps' softmax where that is what `logits` sums, else their softmax."""
         if self.config.logits == "summed-softmax" and isinstance(self.net, SNN):
             return logits / logits.sum(-1, keepdim=True)
