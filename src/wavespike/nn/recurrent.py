@@ -64,13 +64,17 @@ def padding_mask(lengths: Tensor | None, steps: int) -> Tensor | None:
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
-    """`nn.BatchNorm1d` over the rows of [S, B, C] that `mask` [S, B] names; all rows without one."""
+    """`nn.BatchNorm1d` over the rows of [S, B, C] that `mask` [S, B] names; all rows without one. A single row, which has no variance, takes the running one."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if mask is None or not self.training:
-            return super().forward(x.flatten(0, 1)).view_as(x)
-        rows = super().forward(x[mask])
-        return torch.zeros_like(x).index_put((mask,), rows)
+            return self._rows(x.flatten(0, 1)).view_as(x)
+        return torch.zeros_like(x).index_put((mask,), self._rows(x[mask]))
+
+    def _rows(self, rows: Tensor) -> Tensor:
+        if self.training and len(rows) < 2:
+            return F.batch_norm(rows, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(rows)
 
 
 class MaskedLayerNorm(nn.LayerNorm):

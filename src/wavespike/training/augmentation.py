@@ -34,6 +34,8 @@ class AugmentConfig(Config):
     shift_ms: float = 100.0
     p_speed: float = 0.0
     speed: tuple[float, float] = (0.85, 1.15)
+    p_warp: float = 0.0
+    warp_bands: float = 1.5
     frequency_masks: int = 0
     frequency_bands: int = 6
     time_masks: int = 0
@@ -127,9 +129,22 @@ def augment_audio(audio: Tensor, sample_rate: int, config: AugmentConfig, g: tor
     return audio.clamp(-1, 1)
 
 
+def shift_bands(features: Tensor, bands: Tensor) -> Tensor:
+    """Move each spectrum of [B, C, L] by its own fractional number of bands [B] (another vocal tract; after Jaitly and Hinton, 2013), edges repeated."""
+    C = features.shape[1]
+    position = (torch.arange(C) - bands[:, None]).clamp(0, C - 1)
+    left = position.floor().long()
+    fraction = (position - left)[..., None]
+    rows = torch.arange(len(features))[:, None]
+    return features[rows, left] * (1 - fraction) + features[rows, (left + 1).clamp(max=C - 1)] * fraction
+
+
 def spec_augment(features: Tensor, config: AugmentConfig, g: torch.Generator) -> Tensor:
-    """Replace random bands and stretches of [B, C, L] by each example's own mean (Park et al., 2019, without time warping)."""
+    """Replace random bands and stretches of [B, C, L] by each example's own mean (Park et al., 2019, without time warping), after `shift_bands`."""
     B, C, L = features.shape
+    if len(i := (torch.rand(B, generator=g) < config.p_warp).nonzero()[:, 0]):
+        features = features.clone()
+        features[i] = shift_bands(features[i], _uniform(len(i), -config.warp_bands, config.warp_bands, g))
     fill = features.mean((1, 2), keepdim=True)
     for count, width, size, axis in ((config.frequency_masks, config.frequency_bands, C, 1), (config.time_masks, config.time_frames, L, 2)):
         for _ in range(count):

@@ -50,7 +50,7 @@ def raster_picture(times_s: Any, units: Any, path: str | Path, *, channels: int,
     else:
         axis = figure.subplots()
         axis.set_title(title)
-    axis.plot(times_s, units, linestyle="none", marker=".", markersize=1.6, color="black", markeredgewidth=0)
+    axis.plot(times_s, units, linestyle="none", marker=".", markersize=2.4, color="black", markeredgewidth=0)
     axis.set(xlabel="time (s)", ylabel=ylabel, ylim=(-0.5, channels - 0.5))
     return save_figure(figure, path)
 
