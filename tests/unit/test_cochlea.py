@@ -16,22 +16,22 @@ def tone(hz, seconds=0.3, rate=16000):
     return 0.5 * np.sin(2 * np.pi * hz * t).astype(np.float32)
 
 
-@pytest.mark.parametrize("hz", [150, 500, 1500, 4000])
-def test_a_tone_moves_the_place_of_its_frequency_most(hz):
-    motion = membrane(tone(hz)[None], CONFIG)[:, 0]
-    best = np.abs(motion).max(0).argmax()
-    distance = np.abs(place_frequencies(CONFIG) - hz)
-    assert distance[best] <= np.sort(distance)[1]
-    assert np.abs(motion).max() == pytest.approx(0.5, rel=0.1)  # gain 1 at its own place
+@pytest.mark.parametrize("place", [3, 15, 25, 35])
+def test_a_tone_moves_the_place_of_its_frequency_most(place):
+    hz = place_frequencies(CONFIG)[place]
+    peak = np.abs(membrane(tone(hz)[None], CONFIG)[2000:4000, 0]).max(0)
+    assert peak.argmax() == place
+    assert peak[place] == pytest.approx(0.5, rel=0.03)  # gain 1 at its own place
 
 
 def test_low_tones_answer_at_low_places_and_spikes_keep_the_phase():
     (times, units), = cochlea(tone(220, 0.5)[None], CONFIG)
     assert len(times) > 50
     assert abs(np.median(place_frequencies(CONFIG)[units]) - 220) < 120
-    late = times[times > 0.05]
-    strength = np.abs(np.exp(2j * np.pi * 220 * late[np.abs(place_frequencies(CONFIG)[units[times > 0.05]] - 220) < 40]).mean())
-    assert strength > 0.7  # vector strength: 1 is perfect phase locking, 0 none
+    busiest = np.bincount(units).argmax()
+    late = times[(units == busiest) & (times > 0.02)]
+    assert len(late) >= 5
+    assert np.abs(np.exp(2j * np.pi * 220 * late).mean()) > 0.8  # vector strength: 1 is perfect phase locking, 0 none
 
 
 def test_hair_cells_rest_adapt_and_recover():
