@@ -15,6 +15,8 @@ TASK_TYPES: dict[str, str] = {
     "classification": "wavespike.training.classification:ClassificationTask",
     "adversarial": "wavespike.training.adversarial:AdversarialTask",
     "reconstruction": "wavespike.training.reconstruction:ReconstructionTask",
+    "spiking-adversarial": "wavespike.training.distillation:SpikingAdversarialTask",
+    "spiking-reconstruction": "wavespike.training.distillation:SpikingReconstructionTask",
 }
 
 DATA_TYPES: dict[str, str] = {
