@@ -75,7 +75,7 @@ class ClassificationTask(Task):
     """Batches {"features": [B, C, L], "lengths": [B], "target": [B]}."""
 
     config_class: ClassVar[type[TaskConfig]] = ClassificationConfig
-    monitor: ClassVar[tuple[str, str]] = ("accuracy", "max")
+    monitor: ClassVar[str] = "accuracy"
 
     model: SpArch
 
