@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from wavespike.hub.load import save
-from wavespike.models.sparch import SpArch, SpArchConfig
+from wavespike.models.sparch import SpArch, SpArchConfig, SpikeInputConfig
 from wavespike.signal.filterbank import FilterbankConfig
 
 
@@ -119,6 +119,11 @@ def test_prepare_writes_the_layout_of_shd(folder, tmp_path):
         assert file["extra/speaker"][:].tolist() == [0, 1]
         assert sum(map(len, file["spikes/times"][:])) == report["spikes"] > 0
         assert max(file["spikes/times"][1]) < 0.1
+    torch.manual_seed(0)
+    save(SpArch(SpArchConfig(labels=("no", "yes"), features=SpikeInputConfig(units=30, bins=20), nb_hiddens=4)), tmp_path / "spiking")
+    code, judged, _ = wavespike("classify", "--model", tmp_path / "spiking", "--data", tmp_path / "o.h5", "--json")
+    assert code == 0
+    assert json.loads(judged)["examples"] == 2
     again = wavespike("prepare", "spikes", folder / "list.txt", tmp_path / "p.h5", "--channels", 30, "--json")
     assert json.loads(again[1])["spikes"] == report["spikes"]
     code, _, err = wavespike("prepare", "spikes", folder / "unlabelled.txt", tmp_path / "q.h5")

@@ -7,6 +7,7 @@ from wavespike.config import from_dict, to_dict
 from wavespike.errors import ConfigError, FeatureError, UsageError, WavespikeError
 from wavespike.hub.load import load, save
 from wavespike.models.sparch import ANN, SNN, SpArch, SpArchConfig, SpikeInputConfig
+from wavespike.nn.recording import record_spikes
 from wavespike.nn.recurrent import DelayedLinear, MaskedBatchNorm, RecurrentLayer, reverse_padded
 from wavespike.signal.filterbank import FilterbankConfig
 
@@ -120,6 +121,15 @@ def test_evaluation_is_deterministic_and_weights_survive_saving(kind, tmp_path):
     for (name, a), b in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert again.config == model.config == from_dict(SpArchConfig, to_dict(model.config))
+
+
+def test_every_neuron_can_be_recorded():
+    model = make()
+    with torch.inference_mode(), record_spikes(model) as record:
+        _, rates = model.scores(model.features(noise(3000)))
+    assert list(record.rates) == ["net.snn.0", "net.snn.1"]
+    assert record.mean_rate == pytest.approx(float(rates.mean()), rel=1e-5)
+    assert record.mean_rate > 0
 
 
 def test_random_initial_state_is_an_option():

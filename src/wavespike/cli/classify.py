@@ -21,7 +21,8 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--window-s", type=float, default=None, help="answer for every window of so many seconds instead of once a file")
     parser.add_argument("--stream", action="store_true", help="read 16-bit mono PCM at the model's rate from stdin; one line every --every-s and one at the end")
     parser.add_argument("--every-s", type=float, default=0.5, help="seconds between the lines of --stream")
-    parser.add_argument("--data", type=str, default=None, help="a labelled list (path<TAB>label<TAB>speaker): accuracy with its 95 % interval, rates, operations")
+    parser.add_argument("--data", type=str, default=None, help="a labelled list (path<TAB>label<TAB>speaker), or an HDF5 file of spike trains: accuracy with its "
+                        "95 % interval, firing rate, energy")
     parser.add_argument("--confusion", type=str, default=None, help="with --data: write the confusion matrix as a picture")
     parser.add_argument("--raster", type=str, default=None, help="write the spikes of the first file as a picture")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -43,9 +44,9 @@ def run(args: Any) -> int:
     model = load(args.model)
     if not isinstance(model, Classifier):
         raise UsageError(f"{args.model}: expected a classifier, got a {model.kind}; `wavespike models` lists what each model is")
-    if model.sample_rate == 0:
-        raise UsageError(f"{args.model}: expected a model that takes audio, got one that takes spike trains; use wavespike.load and model.logits")
     recogniser: Any = model
+    if model.sample_rate == 0 and args.data is None:
+        raise UsageError(f"{args.model}: expected a model that takes audio, got one that takes spike trains; judge it with --data FILE.h5")
     if args.stream:
         return _stream(args, recogniser)
     if args.data is not None:
@@ -144,15 +145,25 @@ def _stream(args: Any, model: SpArch) -> int:
 
 
 def _judge(args: Any, model: SpArch) -> int:
+    from wavespike.errors import TrainingError
     from wavespike.metrics.recognition import evaluate
-    from wavespike.training.speech_datasets import label_index, read_list
+    from wavespike.training.speech_datasets import SpikeFile, label_index, read_list
 
-    examples = read_list(args.data)
-    targets = label_index(examples, model.labels, args.data, complete=False)
-    with progress("recognition", len(examples)) as advance:
+    source: Any
+    if model.sample_rate == 0:
+        front: Any = model.config.features
+        file = SpikeFile(args.data, front.units, front.bins, front.duration_s)
+        if len(file) and int(file.labels.max()) >= len(model.labels):
+            raise TrainingError(f"{args.data}: expected labels 0..{len(model.labels) - 1}, got {int(file.labels.max())}; is it the model's data set?")
+        targets, source = file.labels.tolist(), (file.item(i)[0] for i in range(len(file)))
+    else:
+        examples = read_list(args.data)
+        targets = label_index(examples, model.labels, args.data, complete=False)
+        source = (_mono(e.path, model.sample_rate)[0] for e in examples)
+    with progress("recognition", len(targets)) as advance:
         def clips() -> Any:
-            for e in examples:
-                yield _mono(e.path, model.sample_rate)[0]
+            for clip in source:
+                yield clip
                 advance(1)
 
         report = evaluate(model, clips(), targets)

@@ -140,6 +140,8 @@ class RecurrentLayer(nn.Module):
         self.threshold, self.bidirectional, self.initial = threshold, bidirectional, initial_state
         self.surrogate = surrogate or SurrogateConfig(name="boxcar")
         self.spiking, self.recurrent, self.adaptive = kind in SPIKING, kind in RECURRENT, kind in ADAPTIVE
+        self.emits_spikes = self.spiking
+        """What `wavespike.record_spikes` looks for: in evaluation the output is the spikes themselves."""
         self.gates = ("", *GATES.get(kind, ""))
         for gate in self.gates:
             linear = DelayedLinear(input_size, hidden_size, max_delay_frames, use_bias) if max_delay_frames else nn.Linear(input_size, hidden_size, use_bias)
