@@ -60,7 +60,7 @@ def once(run: nn.Module, x: Tensor) -> tuple[float, float, int]:
         y, rates = run(x)
         loss = y.square().mean() + rates.mean()
     loss.backward()
-    return time.perf_counter() - start, float(rates.mean()), sum(saved.values())
+    return time.perf_counter() - start, float(rates.detach().mean()), sum(saved.values())
 
 
 def main() -> None:
