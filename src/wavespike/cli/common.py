@@ -24,6 +24,19 @@ def add_sample_format(parser: Any) -> None:
     parser.add_argument("--sample-format", choices=["int16", "int24", "int32", "float"], default="int16", help="samples of WAV (and int16, int24 of FLAC) files")
 
 
+def add_bandwidth(parser: Any) -> None:
+    parser.add_argument("--bandwidth-id", type=int, default=None, help="which bitrate, 0 is the lowest (models with EnCodec features only)")
+
+
+def condition(args: Any) -> dict[str, Any]:
+    """What a model's `features`, `decode` and `stream` are told besides the signal."""
+    if args.bandwidth_id is None:
+        return {}
+    import torch
+
+    return {"bandwidth_id": torch.tensor([args.bandwidth_id])}
+
+
 def load_vocoder(name: str) -> Vocoder[Any]:
     """`wavespike.load`, refusing what is no vocoder with UsageError."""
     from wavespike.errors import UsageError
@@ -57,8 +70,9 @@ def progress(what: str, total: float | None) -> Iterator[Callable[[float], None]
 
 
 def duration_text(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.2f} s"
+    """`0.52 s`, `1 min 5 s`, `60 min 0 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.2f} s"
 
 
 def load_mono(path: str, rate_hz: int) -> Tensor:
