@@ -115,8 +115,8 @@ def test_published_recipes_train_two_steps(recipe: str, corpus: list[str], teach
 def test_our_recipe_starts_from_its_teacher_keeps_the_pitch_network_and_regularises(corpus: list[str], teachers: dict[str, str], tmp_path: Path) -> None:
     pytest.importorskip("pyworld", reason="pitch labels need the package pyworld")
     teacher = wavespike.load(teachers["source-filter"])
-    run, rows = train(tmp_path / "run", "spiking-vocos-24k", [*TINY, *OURS, *corpus, f"task.distillation.teacher={teachers['source-filter']}"])
-    assert all({"loss/feature", "loss/output", "loss/rate"} <= row.keys() for row in rows)
+    run, rows = train(tmp_path / "run", "spiking-vocos-24k", [*TINY, *OURS, *corpus, "task.spikes.energy_weight=0.5", f"task.distillation.teacher={teachers['source-filter']}"])
+    assert all({"loss/feature", "loss/output", "loss/rate", "loss/energy"} <= row.keys() for row in rows)
     state, before = wavespike.load(str(run / "last")).state_dict(), teacher.state_dict()
     pitch = [k for k in before if k.startswith("head.pitch.")]
     assert pitch
