@@ -16,6 +16,8 @@ from torch import Tensor
 
 from wavespike.config import to_dict
 from wavespike.errors import CheckpointError, OutputError, UsageError, nearest
+from wavespike.hub.importers import audiodec
+from wavespike.models.audiodec import AudioDec
 from wavespike.models.base import Model
 from wavespike.models.registry import build
 
@@ -28,19 +30,27 @@ def presets() -> list[str]:
     return sorted(p.name for p in PRESETS.iterdir() if (p / CONFIG).is_file()) if PRESETS.is_dir() else []
 
 
-def load(source: str | Path, *, revision: str | None = None, expect: type[Model[Any]] | None = None) -> Model[Any]:
-    """A ready model in evaluation mode.
+def load(
+    source: str | Path, *, decoder: str | Path | None = None, revision: str | None = None, expect: type[Model[Any]] | None = None
+) -> Model[Any]:
+    """A ready model in evaluation mode. `decoder` joins the encoder and quantiser of one codec with the decoder of another checkpoint.
 
     Raises UsageError for an unknown name (naming the nearest preset), CheckpointError for a damaged, unsafe or wrong checkpoint.
     """
     name = str(source)
     if (PRESETS / name / CONFIG).is_file():
         model = load_folder(PRESETS / name)
+    elif audiodec.recognises(Path(source)):
+        model = audiodec.load_audiodec(source)
     elif Path(source).is_dir():
         model = load_folder(Path(source))
     else:
         known = presets()
         raise UsageError(f"expected a preset ({', '.join(known)}) or a folder with a checkpoint, got {name!r}{nearest(name, known)}")
+    if decoder is not None:
+        if not isinstance(model, AudioDec):
+            raise UsageError(f"{name}: expected an autoencoder to join with a decoder, got a {type(model).__name__}")
+        model = audiodec.join(model, load(decoder))
     if expect is not None and not isinstance(model, expect):
         raise CheckpointError(f"{name}: expected a {expect.__name__}, got a {type(model).__name__}; use wavespike.load")
     return model.eval()

@@ -15,6 +15,8 @@ from wavespike.models.base import Model
 MODEL_TYPES: dict[str, str] = {
     "vocos": "wavespike.models.vocos:Vocos",
     "griffin-lim": "wavespike.models.griffin_lim:GriffinLim",
+    "audiodec": "wavespike.models.audiodec:AudioDec",
+    "hifigan": "wavespike.models.hifigan:HiFiGAN",
 }
 
 
