@@ -1,15 +1,20 @@
 """The command line: `wavespike VERB ...`. A verb is a file of this room with SUMMARY, add_arguments(parser) and run(args) -> exit code.
 
 Only the verb that is called is imported, so `wavespike --help` answers at once. A WavespikeError becomes one line on stderr and its exit code
-(2 usage, 1 failure); `--debug` shows the traceback.
+(2 usage, 1 failure); `--debug` shows the traceback. So does anything unexpected: a user never sees a traceback unasked.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -18,6 +23,12 @@ from wavespike.errors import UsageError, WavespikeError, nearest
 
 VERBS: dict[str, str] = {
     "models": "list the models inside the package",
+    "show": "one model: configuration, parameters, licence and card",
+    "resynth": "speech to features and back: a file, a folder or a list",
+    "vocode": "a mel spectrogram (.npy, .npz) to speech",
+    "eval": "models over speech: quality, pitch, speed, in one table",
+    "doctor": "versions, extras and a self-test",
+    "demo": "the bundled speech through the bundled vocoder: waveform, picture, quality, speed",
 }
 """Verb -> one-line summary; the code is in wavespike.cli.<verb>."""
 
@@ -39,22 +50,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(wavespike.__version__)
         return 0
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
-        verb = words[0]
-        if verb not in VERBS:
-            raise UsageError(f"expected a verb of {', '.join(VERBS)}, got {verb!r}{nearest(verb, VERBS)}")
-        module = importlib.import_module(f"wavespike.cli.{verb}")
-        parser = ArgumentParser(prog=f"wavespike {verb}", description=VERBS[verb], exit_on_error=True)
-        module.add_arguments(parser)
-        code: int = module.run(parser.parse_args(words[1:]))
-        return code
-    except WavespikeError as error:
+        return _run(words)
+    except Exception as error:
         if debug:
             traceback.print_exc()
-        print(f"wavespike: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
+        if isinstance(error, BrokenPipeError):  # the reader of our output has left, as in `wavespike models | head -1`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        message, code = describe(error)
+        print(f"wavespike: {' '.join(message.split())}", file=sys.stderr)
+        return code
     except KeyboardInterrupt:
         print("wavespike: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 1
+
+
+def _run(words: list[str]) -> int:
+    verb = words[0]
+    if verb not in VERBS:
+        raise UsageError(f"expected a verb of {', '.join(VERBS)}, got {verb!r}{nearest(verb, VERBS)}")
+    module = importlib.import_module(f"wavespike.cli.{verb}")
+    parser = ArgumentParser(prog=f"wavespike {verb}", description=VERBS[verb], exit_on_error=False)
+    module.add_arguments(parser)
+    try:
+        args = parser.parse_args(words[1:])
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{verb}: {error}; see wavespike {verb} --help") from error
+    code: int = module.run(args)
+    sys.stdout.flush()
+    return code
+
+
+def describe(error: Exception) -> tuple[str, int]:
+    """(one line, exit code) of any error."""
+    if isinstance(error, WavespikeError):
+        return str(error), error.exit_code
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "expected enough memory for this input, got too little; cut the input or take a smaller model", 1
+    if isinstance(error, OSError):
+        return f"{error.filename or 'system'}: {error.strerror or error}", 1
+    return f"unexpected {type(error).__name__}: {error}; please report it with the output of the same command and --debug", 1
+
+
+def _terminate(*_: Any) -> None:
+    raise SystemExit(143)  # unwinds, so that temporary files are removed

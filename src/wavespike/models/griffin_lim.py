@@ -14,9 +14,8 @@ from torch import Tensor
 
 from wavespike.config import Config
 from wavespike.models.base import Stream, Vocoder, check_audio
-from wavespike.signal.griffin_lim import griffin_lim
+from wavespike.signal.griffin_lim import frame_blocks, griffin_lim
 from wavespike.signal.mel import MelConfig, log_mel, magnitude_from_mel
-from wavespike.signal.stft import istft
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,12 +52,11 @@ class GriffinLim(Vocoder[GriffinLimConfig]):
     def decode(self, features: Tensor, **condition: Any) -> Tensor:
         self.check_features(features)
         c, mel = self.config, self.config.features
-        magnitude = magnitude_from_mel(features, mel)
+        magnitude = magnitude_from_mel(features, mel).transpose(1, 2)  # [B, L, F]
         generator = torch.Generator(device="cpu").manual_seed(c.seed)
         angle = 2 * math.pi * torch.rand(magnitude.shape[1:], generator=generator).to(magnitude)
         start = torch.complex(torch.cos(angle), torch.sin(angle)).expand_as(magnitude)
-        spectrum = griffin_lim(magnitude, start, c.iterations, mel.n_fft, mel.hop_length, momentum=c.momentum, padding=mel.padding)
-        return istft(spectrum, mel.n_fft, mel.hop_length, None, mel.padding)
+        return griffin_lim(frame_blocks(magnitude, start), c.iterations, mel.n_fft, mel.hop_length, momentum=c.momentum, padding=mel.padding)
 
     def stream(self, batch_size: int = 1, **condition: Any) -> Stream:
         raise NotImplementedError

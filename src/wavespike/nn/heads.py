@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -18,10 +19,10 @@ from torch import Tensor, nn
 from wavespike.config import Config
 from wavespike.errors import ConfigError
 from wavespike.nn.pitch import PitchEstimator
-from wavespike.signal.griffin_lim import griffin_lim, unit
+from wavespike.signal.griffin_lim import frame_blocks, griffin_lim, scaled
 from wavespike.signal.mel import MelConfig, magnitude_from_mel
 from wavespike.signal.source import counter_noise, harmonic_source, integrate_pitch
-from wavespike.signal.stft import Padding, istft, stft
+from wavespike.signal.stft import Padding, frame, hann_window, istft
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,21 +72,22 @@ class ISTFTHead(nn.Module):
         reach *= 1 + 2 * self.config.consistency_steps
         return reach, reach
 
-    def spectrum(self, hidden: Tensor, features: Tensor) -> Tensor:
-        """The complex spectrum [B, n_fft//2+1, L] before the inverse transform."""
-        c = self.config
+    def spectrum(self, hidden: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Magnitude and phase, each [B, n_fft//2+1, L]."""
         log_magnitude, phase = self.out(hidden).transpose(1, 2).chunk(2, 1)
-        if c.mel_prior:
+        if self.config.mel_prior:
             assert self.mel is not None
             log_magnitude = log_magnitude + torch.log(magnitude_from_mel(features, self.mel))
-        magnitude = torch.exp(log_magnitude).clip(max=1e2)
-        start = torch.complex(torch.cos(phase), torch.sin(phase))
-        if c.consistency_steps:
-            return griffin_lim(magnitude, start, c.consistency_steps, c.n_fft, c.hop_length, padding=c.padding)
-        return magnitude * start
+        return torch.exp(log_magnitude).clip(max=1e2), phase
 
     def forward(self, hidden: Tensor, features: Tensor) -> Tensor:
-        return istft(self.spectrum(hidden, features), self.config.n_fft, self.config.hop_length, None, self.config.padding)
+        c = self.config
+        magnitude, phase = self.spectrum(hidden, features)
+        start = torch.complex(torch.cos(phase), torch.sin(phase))
+        if c.consistency_steps:
+            blocks = frame_blocks(magnitude.transpose(1, 2), start.transpose(1, 2))
+            return griffin_lim(blocks, c.consistency_steps, c.n_fft, c.hop_length, padding=c.padding)
+        return istft(scaled(start, magnitude), c.n_fft, c.hop_length, None, c.padding)
 
 
 class SourceFilterHead(nn.Module):
@@ -116,7 +118,7 @@ class SourceFilterHead(nn.Module):
         return left + more, right + more
 
     def source(self, f0_hz: Tensor, phase: Tensor, offset_samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Spectra of the harmonic and of the noise source, each [B, n_fft//2+1, L].
+        """The harmonic and the noise source, waveforms [B, T] as long as the output.
 
         f0 [B, L] hertz, phase [B, L] radians at the frames, offset [B] int64: position of the first sample in the whole signal.
         """
@@ -126,17 +128,31 @@ class SourceFilterHead(nn.Module):
         pulses = harmonic_source(torch.cat([f0_hz, last], 1), torch.cat([phase, after], 1), c.hop_length, rate)
         if c.padding == "center":  # L frames span (L-1) hops
             pulses = pulses[:, : max(1, (f0_hz.shape[1] - 1) * c.hop_length)]
-        noise = counter_noise(offset_samples, pulses.shape[-1], pulses.dtype)
-        return self._frames(pulses), self._frames(noise)
+        return pulses, counter_noise(offset_samples, pulses.shape[-1], pulses.dtype)
 
-    def _frames(self, x: Tensor) -> Tensor:
-        return stft(x, self.config.n_fft, self.config.hop_length, None, self.config.padding)
+    def start(self, hidden: Tensor, features: Tensor, voiced: Tensor, pulses: Tensor, noise: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Magnitude and first guess of the spectrum, each [B, l, F], in blocks of frames.
 
-    def spectrum(self, hidden: Tensor, features: Tensor, f0_hz: Tensor | None = None, voiced: Tensor | None = None, *,
-                 start_phase: Tensor | None = None, offset_samples: Tensor | None = None) -> Tensor:
-        """The complex spectrum [B, n_fft//2+1, L] before the inverse transform.
+        hidden [B, L, dim], features [B, C, L], voiced [B, L], sources [B, T].
+        """
+        c = self.config
+        window = hann_window(c.n_fft, dtype=hidden.dtype, device=hidden.device)
+        hertz = torch.linspace(0, self.mel.sample_rate / 2, self.bins, device=hidden.device)
+        low = torch.sigmoid((5000.0 - hertz) / 500.0)
+        frames = (hidden, features.transpose(1, 2), voiced, frame(pulses, c.n_fft, c.hop_length, c.padding), frame(noise, c.n_fft, c.hop_length, c.padding))
+        for h, mel, v, pulse, hiss in frame_blocks(*frames):
+            change, turn, mix = self.out(h).chunk(3, -1)  # each [B, l, F]
+            # it starts harmonic where voiced and below 5 kHz, as noise elsewhere; `mix` moves it
+            harmonic = torch.sigmoid(mix + 8.0 * v[..., None] * low - 4.0)
+            turned = torch.fft.rfft(pulse * window) * torch.complex(harmonic * torch.cos(turn), harmonic * torch.sin(turn))
+            magnitude = torch.exp(change) * magnitude_from_mel(mel.transpose(1, 2), self.mel).transpose(1, 2)
+            yield magnitude.clamp(max=1e2), turned + scaled(torch.fft.rfft(hiss * window), 1 - harmonic)
 
-        Pitch and voicing [B, L] are predicted when not given; `start_phase` [B] and `offset_samples` [B] continue a stream.
+    def forward(self, hidden: Tensor, features: Tensor, f0_hz: Tensor | None = None, voiced: Tensor | None = None, *, start_phase: Tensor | None = None,
+                offset_samples: Tensor | None = None, pulses: Tensor | None = None) -> Tensor:
+        """Waveform [B, T]. Pitch and voicing [B, L] are predicted when not given; `start_phase` [B] and `offset_samples` [B] continue a stream.
+
+        `pulses` [B, T] replaces the harmonic source (training with one aligned to the target).
         """
         c = self.config
         if f0_hz is None or voiced is None:
@@ -144,16 +160,6 @@ class SourceFilterHead(nn.Module):
         if offset_samples is None:
             offset_samples = torch.zeros(features.shape[0], dtype=torch.int64, device=features.device)
         phase = integrate_pitch(f0_hz, c.hop_length, self.mel.sample_rate, start_phase)
-        pulses, noise = self.source(f0_hz, phase, offset_samples)
-        change, turn, mix = self.out(hidden).transpose(1, 2).chunk(3, 1)  # each [B, F, L]
-        hertz = torch.linspace(0, self.mel.sample_rate / 2, self.bins, device=hidden.device)[None, :, None]
-        # it starts harmonic where voiced and below 5 kHz, as noise elsewhere; `mix` moves it
-        gate = voiced[:, None] * torch.sigmoid((5000.0 - hertz) / 500.0)
-        harmonic = torch.sigmoid(mix + 8.0 * gate - 4.0)
-        start = harmonic * pulses * torch.complex(torch.cos(turn), torch.sin(turn)) + (1 - harmonic) * noise
-        magnitude = torch.exp(change) * magnitude_from_mel(features, self.mel)
-        return griffin_lim(magnitude.clamp(max=1e2), unit(start), c.consistency_steps, c.n_fft, c.hop_length, momentum=self.momentum, padding=c.padding)
-
-    def forward(self, hidden: Tensor, features: Tensor) -> Tensor:
-        c = self.config
-        return istft(self.spectrum(hidden, features), c.n_fft, c.hop_length, None, c.padding)
+        train, noise = self.source(f0_hz, phase, offset_samples)
+        start = self.start(hidden, features, voiced, train if pulses is None else pulses, noise)
+        return griffin_lim(start, c.consistency_steps, c.n_fft, c.hop_length, momentum=self.momentum, padding=c.padding)

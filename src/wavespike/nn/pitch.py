@@ -21,7 +21,7 @@ class PitchEstimator(nn.Module):
 
     def __init__(self, input_channels: int, dim: int = 96, num_layers: int = 4, causal: bool = False):
         super().__init__()
-        self.bins = int(math.ceil(1200 * math.log2(self.F_MAX_HZ / self.F_MIN_HZ) / self.STEP_CENTS)) + 1
+        self.bins = math.ceil(1200 * math.log2(self.F_MAX_HZ / self.F_MIN_HZ) / self.STEP_CENTS) + 1
         self.backbone = ConvNeXtBackbone(
             ConvNeXtConfig(input_channels=input_channels, dim=dim, intermediate_dim=3 * dim, num_layers=num_layers, causal=causal)
         )

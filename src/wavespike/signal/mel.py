@@ -116,16 +116,17 @@ def mel_filterbank(config: MelConfig) -> Tensor:
 @functools.lru_cache(maxsize=64)
 def _pseudo_inverse(config: MelConfig) -> Tensor:
     with torch.inference_mode(False):
-        return torch.linalg.pinv(_filterbank(config).double()).float()
+        inverse: Tensor = torch.linalg.pinv(_filterbank(config).double()).float()
+        return inverse
 
 
 def log_mel(x: Tensor, config: MelConfig) -> Tensor:
     """Log-mel spectrogram [..., T] -> [..., n_mels, L]."""
-    magnitude = stft(x, config.n_fft, config.hop_length, config.win_length, config.padding).abs()
+    magnitude: Tensor = stft(x, config.n_fft, config.hop_length, config.win_length, config.padding).abs()
     if config.power != 1.0:
-        magnitude = magnitude**config.power
-    mel = torch.matmul(mel_filterbank(config).to(magnitude), magnitude).clamp_min(config.clip)
-    return mel.log().div(_log_scale(config))
+        magnitude = torch.pow(magnitude, config.power)
+    mel = torch.clamp(torch.matmul(mel_filterbank(config).to(magnitude), magnitude), min=config.clip)
+    return torch.log(mel) * (1.0 / _log_scale(config))
 
 
 def _log_scale(config: MelConfig) -> float:
@@ -134,8 +135,9 @@ def _log_scale(config: MelConfig) -> float:
 
 def magnitude_from_mel(features: Tensor, config: MelConfig, floor: float = 1e-4) -> Tensor:
     """The magnitude spectrum that a log-mel implies: max(pinv(B) exp(c), floor) [..., n_mels, L] -> [..., n_fft//2+1, L]."""
-    linear = torch.exp(features * _log_scale(config))
-    spectrum = _pseudo_inverse(config).to(linear) @ linear
+    linear = torch.exp(features * _log_scale(config)).transpose(-1, -2)
+    # frame-major like the spectra of stft(), so that products with them never copy
+    spectrum = torch.matmul(linear, _pseudo_inverse(config).to(linear).T).transpose(-1, -2)
     if config.power != 1.0:
         spectrum = spectrum.clamp_min(0.0) ** (1.0 / config.power)
     return spectrum.clamp_min(floor)

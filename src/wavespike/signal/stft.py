@@ -3,7 +3,8 @@
 Equation: X[k, l] = sum_n w[n] x[n + l*hop - pad] exp(-2 pi i k n / n_fft); the inverse is the weighted overlap-add
 x[n] = sum_l w[n - l*hop] irfft(X[:, l])[n - l*hop] / sum_l w[n - l*hop]^2 (Griffin and Lim, 1984).
 
-`center`: reflect padding of n_fft/2 on both sides; T samples give L = 1 + T // hop frames, L frames give (L-1)*hop samples.
+`center`: reflect padding of n_fft/2 on both sides; T samples give L = 1 + T // hop frames (an odd n_fft: 1 + (T-1) // hop),
+L frames give (L-1)*hop samples.
 `same`: reflect padding of (n_fft - hop) split over both sides; T samples give L = T // hop frames, L frames give L*hop samples.
 Departures: with an odd n_fft - hop, `same` puts the extra sample on the right, so the length is kept.
 """
@@ -11,6 +12,7 @@ Departures: with an odd n_fft - hop, `same` puts the extra sample on the right, 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -43,18 +45,27 @@ def _same_pad(n_fft: int, hop_length: int) -> tuple[int, int]:
 
 
 def reflect_pad(x: Tensor, left: int, right: int) -> Tensor:
-    """Reflect padding of the last axis [..., T] -> [..., left+T+right] that also takes signals shorter than the padding."""
-    shape = x.shape
-    x = x.reshape(-1, 1, shape[-1])
-    while left > 0 or right > 0:
-        room = x.shape[-1] - 1
-        if room == 0:  # one sample: nothing to reflect, repeat it
-            x = F.pad(x, (left, right), mode="replicate")
-            break
-        a, b = min(left, room), min(right, room)
-        x = F.pad(x, (a, b), mode="reflect")
-        left, right = left - a, right - b
-    return x.reshape(*shape[:-1], x.shape[-1])
+    """Reflect padding of the last axis [..., T] -> [..., left+T+right]; signals shorter than the padding are reflected again and again."""
+    length = x.shape[-1]
+    if max(left, right) < length:
+        return F.pad(x.reshape(-1, 1, length), (left, right), mode="reflect").reshape(*x.shape[:-1], left + length + right)
+    period = max(1, 2 * (length - 1))  # one sample: nothing to reflect, repeat it
+    at = torch.arange(-left, length + right, device=x.device).remainder(period)
+    return x[..., torch.minimum(at, period - at)] if length > 1 else x.expand(*x.shape[:-1], left + 1 + right)
+
+
+def frame(x: Tensor, n_fft: int, hop_length: int, padding: Padding = "center") -> Tensor:
+    """Overlapping frames [..., T] -> [..., L, n_fft], a view of the padded signal (no window yet).
+
+    Raises AudioError when there is not a single frame.
+    """
+    if x.shape[-1] == 0:
+        raise AudioError("expected at least one sample of audio, got none; check the input for emptiness")
+    pads = (n_fft // 2, n_fft // 2) if padding == "center" else _same_pad(n_fft, hop_length)
+    padded = reflect_pad(x, *pads)
+    if padded.shape[-1] < n_fft:
+        raise AudioError(f"expected at least {hop_length} samples for one frame of padding {padding!r}, got {x.shape[-1]}; pad the audio")
+    return padded.unfold(-1, n_fft, hop_length)
 
 
 def stft(x: Tensor, n_fft: int, hop_length: int, win_length: int | None = None, padding: Padding = "center") -> Tensor:
@@ -62,16 +73,10 @@ def stft(x: Tensor, n_fft: int, hop_length: int, win_length: int | None = None, 
 
     Raises AudioError when there is not a single frame.
     """
-    if x.shape[-1] == 0:
-        raise AudioError("expected at least one sample of audio, got none; check the input for emptiness")
-    pads = (n_fft // 2, n_fft // 2) if padding == "center" else _same_pad(n_fft, hop_length)
-    frames = reflect_pad(x, *pads)
-    if frames.shape[-1] < n_fft:
-        raise AudioError(f"expected at least {hop_length} samples for one frame of padding {padding!r}, got {x.shape[-1]}; pad the audio")
-    lead = frames.shape[:-1]
     window = hann_window(n_fft, win_length, dtype=x.dtype, device=x.device)
-    spectrum = torch.stft(frames.reshape(-1, frames.shape[-1]), n_fft, hop_length, n_fft, window, center=False, return_complex=True)
-    return spectrum.reshape(*lead, *spectrum.shape[-2:])
+    # frames first, transform along the contiguous axis; the transposed result keeps that layout, and element-wise work on it never copies
+    spectrum: Tensor = torch.fft.rfft(frame(x, n_fft, hop_length, padding) * window)
+    return spectrum.transpose(-1, -2)
 
 
 @functools.lru_cache(maxsize=256)
@@ -79,34 +84,52 @@ def _inverse_envelope(n_fft: int, hop_length: int, win_length: int | None, n_fra
                       dtype: torch.dtype, device: str) -> Tensor:
     with torch.inference_mode(False):
         square = hann_window(n_fft, win_length, dtype=torch.float64, device="cpu").square()
-        total = _overlap_add(square[:, None].expand(-1, n_frames), hop_length)
+        total = _add_frames(square[None, :].expand(n_frames, -1), hop_length)
         total = total[crop[0] : total.shape[-1] - crop[1]]
         return total.clamp_min(1e-11).reciprocal().to(dtype).to(device)
 
 
-def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
-    """[..., n_fft, L] -> [..., (L-1)*hop + n_fft]"""
-    n_fft, n_frames = frames.shape[-2:]
-    size = (n_frames - 1) * hop_length + n_fft
+def _add_frames(frames: Tensor, hop_length: int) -> Tensor:
+    """[..., L, n_fft] -> [..., (L-1)*hop + n_fft]"""
+    n_frames, n_fft = frames.shape[-2:]
+    lead, size = frames.shape[:-2], (n_frames - 1) * hop_length + n_fft
     if n_fft % hop_length == 0:  # whole hops: add shifted blocks, several times faster than fold
         ratio = n_fft // hop_length
-        blocks = frames.transpose(-1, -2).reshape(*frames.shape[:-2], n_frames, ratio, hop_length)
-        out = frames.new_zeros(*frames.shape[:-2], n_frames + ratio - 1, hop_length)
+        blocks = frames.reshape(*lead, n_frames, ratio, hop_length)
+        out = frames.new_zeros(*lead, n_frames + ratio - 1, hop_length)
         for r in range(ratio):
             out[..., r : r + n_frames, :] += blocks[..., r, :]
-        return out.reshape(*frames.shape[:-2], size)
-    lead = frames.shape[:-2]
-    folded = F.fold(frames.reshape(-1, n_fft, n_frames), (1, size), (1, n_fft), stride=(1, hop_length))
+        return out.reshape(*lead, size)
+    folded = F.fold(frames.reshape(-1, n_frames, n_fft).transpose(1, 2), (1, size), (1, n_fft), stride=(1, hop_length))
     return folded.reshape(*lead, size)
 
 
 def istft(spectrum: Tensor, n_fft: int, hop_length: int, win_length: int | None = None, padding: Padding = "center") -> Tensor:
     """Waveform [..., n_fft//2+1, L] -> [..., (L-1)*hop] (`center`) or [..., L*hop] (`same`)."""
-    n_frames = spectrum.shape[-1]
-    window = hann_window(n_fft, win_length, dtype=spectrum.real.dtype, device=spectrum.device)
-    # [..., n_fft, L]; frames contiguous in time for the transform
-    frames = torch.fft.irfft(spectrum.transpose(-1, -2), n=n_fft, dim=-1) * window
-    total = _overlap_add(frames.transpose(-1, -2), hop_length)
+    spectrum = spectrum.transpose(-1, -2)
+    return overlap_add([spectrum], n_fft, hop_length, win_length, padding)
+
+
+def overlap_add(blocks: Iterable[Tensor], n_fft: int, hop_length: int, win_length: int | None = None, padding: Padding = "center") -> Tensor:
+    """Inverse STFT of a spectrum that comes in blocks of frames, each [..., l, n_fft//2+1] (frames first) -> waveform as `istft`.
+
+    Blocks that are made, transformed and added one after another stay in the processor's cache.
+    """
+    pieces: list[Tensor] = []
+    n_frames = 0
+    total: Tensor | None = None
+    for block in blocks:
+        window = hann_window(n_fft, win_length, dtype=block.real.dtype, device=block.device)
+        pieces.append(_add_frames(torch.fft.irfft(block, n=n_fft, dim=-1) * window, hop_length))
+        n_frames += block.shape[-2]
+    if len(pieces) == 1:
+        total = pieces[0]
+    else:
+        total = pieces[0].new_zeros(*pieces[0].shape[:-1], (n_frames - 1) * hop_length + n_fft)
+        at = 0
+        for piece in pieces:
+            total[..., at : at + piece.shape[-1]] += piece
+            at += piece.shape[-1] - n_fft + hop_length
     crop = (n_fft // 2, n_fft - n_fft // 2) if padding == "center" else _same_pad(n_fft, hop_length)
     total = total[..., crop[0] : total.shape[-1] - crop[1]]
     if padding == "center":

@@ -1,1 +1,1 @@
-"""Figures a person would rather see than numbers."""
+"""Figures a person would rather see than numbers. Needs the extra `view` (matplotlib)."""

@@ -1,0 +1,59 @@
+"""What several verbs share: the default model, loading a vocoder, a progress bar, the option for sample formats."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wavespike.models.base import Model, Vocoder
+
+DEFAULT_MODEL = "griffin-lim-24k"
+"""The model of a verb that is not told one."""
+
+
+def add_model(parser: Any) -> None:
+    parser.add_argument("--model", type=str, default=DEFAULT_MODEL, help="a model's name (wavespike models), a folder with a checkpoint, or a hub id")
+
+
+def add_sample_format(parser: Any) -> None:
+    parser.add_argument("--sample-format", choices=["int16", "int24", "int32", "float"], default="int16", help="samples of WAV (and int16, int24 of FLAC) files")
+
+
+def load_vocoder(name: str) -> Vocoder[Any]:
+    """`wavespike.load`, refusing what is no vocoder with UsageError."""
+    from wavespike.errors import UsageError
+    from wavespike.hub.load import load
+    from wavespike.models.base import Vocoder
+
+    model: Model[Any] = load(name)
+    if not isinstance(model, Vocoder):
+        raise UsageError(f"{name}: expected a vocoder, got a {model.kind}; `wavespike models` lists what each model is")
+    return model
+
+
+def note(text: str) -> None:
+    """A line for the person, beside the output proper."""
+    print(f"wavespike: {' '.join(text.split())}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def progress(what: str, total: float | None) -> Iterator[Callable[[float], None]]:
+    """A progress bar on stderr when it is a terminal; yields advance(amount). `total` None shows work of unknown length."""
+    if not sys.stderr.isatty():
+        yield lambda amount: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda amount: bar.advance(task, amount)
+
+
+def duration_text(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.2f} s"

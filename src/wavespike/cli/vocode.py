@@ -1,0 +1,39 @@
+"""`wavespike vocode MEL OUT`: a mel spectrogram, [bands, frames] in a .npy or .npz file, to speech."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from wavespike.cli.common import add_model, add_sample_format, duration_text, load_vocoder, progress
+
+
+def add_arguments(parser: Any) -> None:
+    parser.add_argument("mel", type=str, help="features [bands, frames] in the model's own convention: a .npy file, or a .npz file with one array or one named 'mel'")
+    parser.add_argument("output", type=str, help="the output file (.wav, .flac, .ogg, .mp3)")
+    add_model(parser)
+    add_sample_format(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: Any) -> int:
+    import dataclasses
+    import time
+
+    from wavespike.cli.synthesis import open_features, vocode_file
+
+    model = load_vocoder(args.model)
+    source, target = Path(args.mel), Path(args.output)
+    total = open_features(source, model.feature_channels).shape[1] * model.hop_length / model.sample_rate
+    start = time.perf_counter()
+    with progress("vocoding", total) as advance:
+        written = vocode_file(model, source, target, sample_format=args.sample_format, advance=advance)
+    speed = written.seconds / (time.perf_counter() - start)
+    if args.json:
+        print(json.dumps({"model": args.model, **dataclasses.asdict(written), "seconds": round(written.seconds, 4), "times_real_time": round(speed, 2)}, indent=2))
+    else:
+        print(f"{target}: {duration_text(written.seconds)} by {args.model}, {speed:.1f} x real time")
+        if written.clipped:
+            print(f"{written.clipped} samples beyond full scale were clipped (--sample-format float keeps them)")
+    return 0
