@@ -162,9 +162,9 @@ class Pipeline:
             with contextlib.suppress(queue.Empty):
                 while True:
                     self._to_encode.get_nowait()
-        self._put(self._to_encode, None)
+        self._end(self._to_encode, self._threads[0])
         for thread in self._threads:
-            thread.join(timeout=60)
+            thread.join()
         if self.error is not None:
             raise self.error
 
@@ -179,7 +179,14 @@ class Pipeline:
             self.error = error
         finally:
             if steps == self._encode_all:
-                self._put(self._to_decode, None)
+                self._end(self._to_decode, self._threads[1])
+
+    def _end(self, target: queue.Queue[_Frame | None], worker: threading.Thread) -> None:
+        """Tell a worker that no more frames come, whether or not the other one has died."""
+        while worker.is_alive():
+            with contextlib.suppress(queue.Full):
+                target.put(None, timeout=0.2)
+                return
 
     def _now(self) -> float:
         if self._device.type == "cuda":
