@@ -137,14 +137,14 @@ class TestBadCheckpoints:
         folder = self.copy(tmp_path)
         path = next(folder.glob("*.pkl"))
         path.write_bytes(pickle.dumps({"model": {"generator": print}}))
-        with pytest.raises(CheckpointError, match="damaged or unsafe"):
+        with pytest.raises(CheckpointError, match="could run code"):
             wavespike.load(folder)
 
     def test_a_truncated_file_is_refused(self, tmp_path):
         folder = self.copy(tmp_path)
         path = next(folder.glob("*.pkl"))
         path.write_bytes(path.read_bytes()[:5000])
-        with pytest.raises(CheckpointError, match="damaged or unsafe"):
+        with pytest.raises(CheckpointError, match="damaged"):
             wavespike.load(folder)
 
     @pytest.mark.parametrize(("change", "message"), [

@@ -32,6 +32,8 @@ VERBS: dict[str, str] = {
     "eval": "models over speech: quality, pitch, speed, in one table",
     "doctor": "versions, extras and a self-test",
     "demo": "the bundled speech through the bundled vocoder: waveform, picture, quality, speed",
+    "train": "train a model from a recipe",
+    "resume": "go on with a training run that was stopped",
 }
 """Verb -> one-line summary; the code is in wavespike.cli.<verb>."""
 

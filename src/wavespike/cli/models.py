@@ -1,10 +1,12 @@
-"""`wavespike models`: the models inside the package, read from their config.json without importing torch."""
+"""`wavespike models`: the models inside the package, read from their folders without importing torch."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
+
+from wavespike.cli.cards import PRESETS, summary
+from wavespike.cli.common import DEFAULT_MODEL
 
 
 def add_arguments(parser: Any) -> None:
@@ -12,16 +14,13 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> int:
-    folder = Path(__file__).parent.parent / "hub" / "presets"
-    rows = []
-    for path in sorted(folder.glob("*/config.json")):
-        config = json.loads(path.read_text(encoding="utf-8"))
-        weights = path.parent / "model.safetensors"
-        rows.append({"name": path.parent.name, "kind": config["kind"], "type": config["model"]["type"],
-                     "megabytes": round(weights.stat().st_size / 1e6, 1) if weights.exists() else 0.0})
+    rows = [{**summary(path.parent), "default": path.parent.name == DEFAULT_MODEL} for path in sorted(PRESETS.glob("*/config.json"))]
     if args.json:
         print(json.dumps(rows, indent=2))
-    else:
-        for row in rows:
-            print(f"{row['name']:<20} {row['kind']:<10} {row['type']:<16} {row['megabytes']:>6} MB")
+        return 0
+    for row in rows:
+        rate = f"{row['sample_rate_hz'] / 1000:g} kHz" if row["sample_rate_hz"] else ""
+        mark = "*" if row["default"] else " "
+        print(f"{mark} {row['name']:<20} {row['kind']:<10} {row['type']:<16} {rate:>9} {row['megabytes']:>6} MB  {row['licence']:<12} {row['about']}".rstrip())
+    print("\n* the default; `wavespike show NAME` tells more, `--model` also takes a folder or a hub id")
     return 0

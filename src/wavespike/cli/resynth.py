@@ -23,19 +23,18 @@ def add_arguments(parser: Any) -> None:
 def run(args: Any) -> int:
     import time
 
-    from wavespike.cli.synthesis import Written, resynthesise_file
     from wavespike.errors import UsageError, WavespikeError
 
     many = args.list or Path(args.input).is_dir()
     jobs = _jobs(args, many)
-    for source, target in jobs:
-        if target.exists() and source.exists() and target.samefile(source):
-            raise UsageError(f"{target}: expected an output beside the input, got the input itself; give another name or folder")
+    total_s = _check(jobs, many)  # a wrong path is told at once, before torch and the model are loaded
+    from wavespike.cli.synthesis import Written, resynthesise_file
+
     model = load_vocoder(args.model)
     done: list[Written] = []
     failed: dict[str, str] = {}
     start = time.perf_counter()
-    with progress("resynthesis", _total_s(jobs)) as advance:
+    with progress("resynthesis", total_s) as advance:
         for source, target in jobs:
             try:
                 if many:
@@ -74,17 +73,24 @@ def _jobs(args: Any, many: bool) -> list[tuple[Path, Path]]:
     return list(zip(sources, names, strict=True))
 
 
-def _total_s(jobs: list[tuple[Path, Path]]) -> float | None:
-    from wavespike.errors import AudioError
-    from wavespike.signal.files import Reader
+def _check(jobs: list[tuple[Path, Path]], many: bool) -> float | None:
+    """Seconds of audio in all inputs; raises for outputs that cannot be, and for a single bad input (one of many is reported in its turn)."""
+    from wavespike.errors import AudioError, UsageError
+    from wavespike.signal.files import Reader, check_output, check_output_format
 
     total = 0.0
-    for source, _ in jobs:
+    for source, target in jobs:
         try:
             with Reader(source) as audio:
                 total += (audio.frames or 0) / audio.rate_hz
         except AudioError:
-            continue  # reported when its turn comes
+            if not many:
+                raise
+        check_output_format(target)
+        if not many:
+            check_output(target)
+        if target.exists() and source.exists() and target.samefile(source):
+            raise UsageError(f"{target}: expected an output beside the input, got the input itself; give another name or folder")
     return total or None
 
 

@@ -21,10 +21,14 @@ def run(args: Any) -> int:
     import dataclasses
     import time
 
+    from wavespike.signal.files import check_output, check_output_format
+
+    source, target = Path(args.mel), Path(args.output)
+    check_output_format(target)  # a wrong path is told at once, before torch and the model are loaded
+    check_output(target)
     from wavespike.cli.synthesis import open_features, vocode_file
 
     model = load_vocoder(args.model)
-    source, target = Path(args.mel), Path(args.output)
     total = open_features(source, model.feature_channels).shape[1] * model.hop_length / model.sample_rate
     start = time.perf_counter()
     with progress("vocoding", total) as advance:

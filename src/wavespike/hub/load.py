@@ -6,18 +6,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from wavespike.config import to_dict
-from wavespike.errors import CheckpointError, OutputError, UsageError, nearest
-from wavespike.hub.importers import audiodec
-from wavespike.models.audiodec import AudioDec
+from wavespike.errors import CheckpointError, ConfigError, OutputError, UsageError, nearest
+from wavespike.hub.importers import IMPORTERS
+from wavespike.hub.remote import fetch, is_hub_id
+from wavespike.hub.state import load_state
 from wavespike.models.base import Model
 from wavespike.models.registry import build
 
@@ -40,24 +40,38 @@ def load(
     name = str(source)
     if (PRESETS / name / CONFIG).is_file():
         model = load_folder(PRESETS / name)
-    elif audiodec.recognises(Path(source)):
-        model = audiodec.load_audiodec(source)
     elif Path(source).is_dir():
         model = load_folder(Path(source))
+    elif (original := _original(Path(source))) is not None:
+        model = original
+    elif is_hub_id(name):
+        model = load_folder(fetch(name, revision))
     else:
         known = presets()
-        raise UsageError(f"expected a preset ({', '.join(known)}) or a folder with a checkpoint, got {name!r}{nearest(name, known)}")
+        raise UsageError(f"expected a preset ({', '.join(known)}), a folder with a checkpoint or a hub id (owner/name), got {name!r}{nearest(name, known)}")
     if decoder is not None:
-        if not isinstance(model, AudioDec):
-            raise UsageError(f"{name}: expected an autoencoder to join with a decoder, got a {type(model).__name__}")
-        model = audiodec.join(model, load(decoder))
+        from wavespike.hub.importers.audiodec import join
+
+        model = join(model, load(decoder))
     if expect is not None and not isinstance(model, expect):
         raise CheckpointError(f"{name}: expected a {expect.__name__}, got a {type(model).__name__}; use wavespike.load")
     return model.eval()
 
 
+def _original(path: Path) -> Model[Any] | None:
+    """The model of an original system's folder or file, or None when no importer recognises it."""
+    for name in IMPORTERS:
+        importer = importlib.import_module(name)
+        if importer.recognises(path):
+            found: Model[Any] = importer.load(path)
+            return found
+    return None
+
+
 def load_folder(folder: Path) -> Model[Any]:
-    """Our own folder layout -> model."""
+    """A folder of ours, or of an original system -> model."""
+    if not (folder / CONFIG).is_file() and (original := _original(folder)) is not None:
+        return original
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -67,7 +81,12 @@ def load_folder(folder: Path) -> Model[Any]:
         data = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{folder / CONFIG}: expected JSON, got text that does not parse ({error}); restore the file") from error
-    model = build(data["model"])
+    if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
+        raise CheckpointError(f"{folder / CONFIG}: expected a key 'model' with a configuration, got none; is it a wavespike checkpoint?")
+    try:
+        model = build(data["model"])
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
     weights = folder / WEIGHTS
     if weights.is_file():
         try:
@@ -80,20 +99,23 @@ def load_folder(folder: Path) -> Model[Any]:
     return model
 
 
-def load_state(model: Model[Any], state: dict[str, Tensor], where: str, surplus_allowed: Iterable[str] = ()) -> None:
-    """Strict loading: every key present, none left over but those that start with an allowed prefix. Half precision is widened."""
-    allowed = tuple(surplus_allowed)
-    own = model.state_dict()
-    state = {k: v for k, v in state.items() if k in own or not (allowed and k.startswith(allowed))}
-    missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    if missing or surplus:
-        parts = [f"missing {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}" if missing else "",
-                 f"surplus {', '.join(surplus[:3])}{' ...' if len(surplus) > 3 else ''}" if surplus else ""]
-        raise CheckpointError(f"{where}: expected exactly the keys of this configuration, got {'; '.join(p for p in parts if p)}; is it the right config?")
-    for key, value in state.items():
-        if value.shape != own[key].shape:
-            raise CheckpointError(f"{where}: expected {key} of shape {list(own[key].shape)}, got {list(value.shape)}; is it the right config?")
-    model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()})
+def from_config_file(path: str | Path, *, expect: type[Model[Any]] | None = None) -> Model[Any]:
+    """A model with random weights, in evaluation mode, from our `config.json` or an upstream Vocos `config.yaml`."""
+    from wavespike.hub.importers.vocos import read_config
+    from wavespike.models.vocos import Vocos
+
+    path = Path(path)
+    if path.suffix == ".json":
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path}: expected a JSON configuration, got none that can be read ({error}); check the path") from error
+        model: Model[Any] = build(data.get("model", data) if isinstance(data, dict) else {})
+    else:
+        model = Vocos(read_config(path))
+    if expect is not None and not isinstance(model, expect):
+        raise CheckpointError(f"{path}: expected a {expect.__name__}, got a {type(model).__name__}; use wavespike.load")
+    return model.eval()
 
 
 def save(model: Model[Any], folder: str | Path, *, card: str = "", dtype: torch.dtype | None = None, **extra: Any) -> Path:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from wavespike.config import Config
 from wavespike.errors import AudioError, FeatureError, UsageError
 from wavespike.nn.rvq import ResidualVQ
+from wavespike.signal.mel import MelConfig
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -52,6 +53,9 @@ class Model(nn.Module, abc.ABC, Generic[ConfigT]):
 
 class Stream(abc.ABC):
     """A session of `model.stream(batch_size)`: `push` chunks of any size, `flush` what is left. State lives here, not in the model."""
+
+    delay: int = 0
+    """Algorithmic latency in samples."""
 
     def __enter__(self) -> Self:
         return self
@@ -94,6 +98,18 @@ class Vocoder(Model[ConfigT]):
     @abc.abstractmethod
     def stream(self, batch_size: int = 1, **condition: Any) -> Stream:
         """A session that decodes chunks of features [B, C, l] of any l; their concatenation equals `decode` of the whole."""
+
+    def feature_stream(self, batch_size: int = 1) -> Stream:
+        """A session from audio [B, t] to features [B, C, l]; concatenated they equal `features` of the whole.
+
+        Raises UsageError for a model whose features need the whole signal.
+        """
+        from wavespike.models.streaming import MelStream
+
+        mel = getattr(self.config, "features", None)
+        if not isinstance(mel, MelConfig):
+            raise UsageError(f"expected a model with mel features for block-wise analysis, got {type(mel).__name__}; compute features(audio) of the whole")
+        return MelStream(mel, batch_size)
 
     def forward(self, audio: Tensor, **condition: Any) -> Tensor:
         return self.decode(self.features(audio, **condition), **condition)

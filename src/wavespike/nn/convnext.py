@@ -55,9 +55,10 @@ class ConvNeXtBlock(nn.Module):
     def initial_state(self, batch_size: int) -> Tensor:
         return self.dwconv.initial_state(batch_size)
 
-    def step(self, x: Tensor, state: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        h, state = self.dwconv.step(x, state)
-        return self._mix(x, h, condition), state
+    def step(self, x: Tensor, state: Tensor, condition: Tensor | None = None, final: bool = False) -> tuple[Tensor, Tensor]:
+        h, after = self.dwconv.step(x, state, final)
+        residual = torch.cat([state, x], -1)[..., self.dwconv.left :][..., : h.shape[-1]]  # the frames at the middle of each window
+        return self._mix(residual, h, condition), after
 
 
 class ConvNeXtBackbone(nn.Module):
@@ -105,13 +106,16 @@ class ConvNeXtBackbone(nn.Module):
         """Past inputs of every convolution."""
         return [self.embed.initial_state(batch_size), *(b.initial_state(batch_size) for b in self.blocks)]
 
-    def step(self, x: Tensor, state: list[Tensor], condition: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """One chunk of frames [B, C_in, l] -> [B, l, dim], and the next state (causal backbones only)."""
+    def step(self, x: Tensor, state: list[Tensor], condition: Tensor | None = None, final: bool = False) -> tuple[Tensor, list[Tensor]]:
+        """One chunk of frames [B, C_in, l], l >= 0 -> the hidden frames [B, m, dim] that are complete by now, and the next state.
+
+        Every frame is computed once. A centred backbone answers `context_frames[1]` frames late; `final` brings the rest out.
+        """
         after: list[Tensor] = []
-        h, s = self.embed.step(x, state[0])
+        h, s = self.embed.step(x, state[0], final)
         after.append(s)
         h = self.norm(h.transpose(1, 2), condition).transpose(1, 2)
         for block, s in zip(self.blocks, state[1:], strict=True):
-            h, s = block.step(h, s, condition)
+            h, s = block.step(h, s, condition, final)
             after.append(s)
         return self.final_layer_norm(h.transpose(1, 2)), after

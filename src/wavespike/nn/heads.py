@@ -78,7 +78,7 @@ class ISTFTHead(nn.Module):
         if self.config.mel_prior:
             assert self.mel is not None
             log_magnitude = log_magnitude + torch.log(magnitude_from_mel(features, self.mel))
-        return torch.exp(log_magnitude).clip(max=1e2), phase
+        return torch.exp(log_magnitude.clamp(max=math.log(1e2))), phase  # min(exp m, 100), with a finite gradient
 
     def forward(self, hidden: Tensor, features: Tensor) -> Tensor:
         c = self.config

@@ -201,8 +201,8 @@ def write(path: str | Path, audio: Samples, rate_hz: int, sample_format: SampleF
     return Path(path)
 
 
-def check_output_format(path: str | Path, rate_hz: int, channels: int, sample_format: str = "int16") -> tuple[str, str]:
-    """(container, subtype) for a file name, or UsageError when the format cannot hold it."""
+def check_output_format(path: str | Path, rate_hz: int = 24000, channels: int = 1, sample_format: str = "int16") -> tuple[str, str]:
+    """(container, subtype) for a file name, or UsageError when the format cannot hold the rate, the channels or the samples."""
     path = Path(path)
     ending = path.suffix.lower()
     if ending not in SUFFIXES:

@@ -122,7 +122,12 @@ def _pseudo_inverse(config: MelConfig) -> Tensor:
 
 def log_mel(x: Tensor, config: MelConfig) -> Tensor:
     """Log-mel spectrogram [..., T] -> [..., n_mels, L]."""
-    magnitude: Tensor = stft(x, config.n_fft, config.hop_length, config.win_length, config.padding).abs()
+    return log_mel_of_spectrum(stft(x, config.n_fft, config.hop_length, config.win_length, config.padding), config)
+
+
+def log_mel_of_spectrum(spectrum: Tensor, config: MelConfig) -> Tensor:
+    """Complex spectrum [..., n_fft//2+1, L] -> log-mel [..., n_mels, L]."""
+    magnitude: Tensor = spectrum.abs()
     if config.power != 1.0:
         magnitude = torch.pow(magnitude, config.power)
     mel = torch.clamp(torch.matmul(mel_filterbank(config).to(magnitude), magnitude), min=config.clip)

@@ -44,6 +44,11 @@ def _same_pad(n_fft: int, hop_length: int) -> tuple[int, int]:
     return (n_fft - hop_length) // 2, (n_fft - hop_length + 1) // 2
 
 
+def frame_pads(n_fft: int, hop_length: int, padding: Padding) -> tuple[int, int]:
+    """Samples of reflect padding left and right."""
+    return (n_fft // 2, n_fft // 2) if padding == "center" else _same_pad(n_fft, hop_length)
+
+
 def reflect_pad(x: Tensor, left: int, right: int) -> Tensor:
     """Reflect padding of the last axis [..., T] -> [..., left+T+right]; signals shorter than the padding are reflected again and again."""
     length = x.shape[-1]
@@ -61,7 +66,7 @@ def frame(x: Tensor, n_fft: int, hop_length: int, padding: Padding = "center") -
     """
     if x.shape[-1] == 0:
         raise AudioError("expected at least one sample of audio, got none; check the input for emptiness")
-    pads = (n_fft // 2, n_fft // 2) if padding == "center" else _same_pad(n_fft, hop_length)
+    pads = frame_pads(n_fft, hop_length, padding)
     padded = reflect_pad(x, *pads)
     if padded.shape[-1] < n_fft:
         raise AudioError(f"expected at least {hop_length} samples for one frame of padding {padding!r}, got {x.shape[-1]}; pad the audio")
@@ -84,12 +89,12 @@ def _inverse_envelope(n_fft: int, hop_length: int, win_length: int | None, n_fra
                       dtype: torch.dtype, device: str) -> Tensor:
     with torch.inference_mode(False):
         square = hann_window(n_fft, win_length, dtype=torch.float64, device="cpu").square()
-        total = _add_frames(square[None, :].expand(n_frames, -1), hop_length)
+        total = add_frames(square[None, :].expand(n_frames, -1), hop_length)
         total = total[crop[0] : total.shape[-1] - crop[1]]
         return total.clamp_min(1e-11).reciprocal().to(dtype).to(device)
 
 
-def _add_frames(frames: Tensor, hop_length: int) -> Tensor:
+def add_frames(frames: Tensor, hop_length: int) -> Tensor:
     """[..., L, n_fft] -> [..., (L-1)*hop + n_fft]"""
     n_frames, n_fft = frames.shape[-2:]
     lead, size = frames.shape[:-2], (n_frames - 1) * hop_length + n_fft
@@ -120,7 +125,7 @@ def overlap_add(blocks: Iterable[Tensor], n_fft: int, hop_length: int, win_lengt
     total: Tensor | None = None
     for block in blocks:
         window = hann_window(n_fft, win_length, dtype=block.real.dtype, device=block.device)
-        pieces.append(_add_frames(torch.fft.irfft(block, n=n_fft, dim=-1) * window, hop_length))
+        pieces.append(add_frames(torch.fft.irfft(block, n=n_fft, dim=-1) * window, hop_length))
         n_frames += block.shape[-2]
     if len(pieces) == 1:
         total = pieces[0]

@@ -1,22 +1,21 @@
 """AudioDec's checkpoints: `checkpoint-{N}steps.pkl` (read with weights_only) beside `config.yml` (safe YAML).
 
-`load_audiodec(DIR_OR_PKL)` gives the autoencoder or the vocoder that the configuration names; `join` makes one codec of two checkpoints.
+`load(DIR_OR_PKL)` gives the autoencoder or the vocoder that the configuration names; `join` makes one codec of two checkpoints.
 Streaming buffers of the original are dropped; everything else must fit exactly.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from wavespike.errors import CheckpointError, UsageError, nearest
+from wavespike.hub.importers.files import read_pickle, read_yaml
 from wavespike.models.audiodec import AudioDec, AudioDecConfig, DecoderConfig, EncoderConfig
 from wavespike.models.base import Model
 from wavespike.models.hifigan import HiFiGAN, HiFiGANConfig
@@ -61,12 +60,11 @@ def recognises(source: Path) -> bool:
     return source.name in RELEASED and (source.parent / "exp").is_dir()
 
 
-def load_audiodec(source: str | Path) -> Model[Any]:
+def load(source: Path) -> Model[Any]:
     """An `AudioDec` (autoencoder), a `HiFiGAN` (vocoder alone), or, for a released name (`vctk_v1`) beside `exp/`, its encoder and decoder joined.
 
     Raises CheckpointError for a damaged, unsafe or unknown checkpoint.
     """
-    source = Path(source)
     if source.name in RELEASED and not source.exists():
         encoder, decoder = (source.parent / p for p in RELEASED[source.name])
         codec = _load_one(encoder)
@@ -75,8 +73,10 @@ def load_audiodec(source: str | Path) -> Model[Any]:
     return _load_one(source)
 
 
-def join(codec: AudioDec, decoder: Model[Any]) -> AudioDec:
+def join(codec: Model[Any], decoder: Model[Any]) -> AudioDec:
     """The encoder and quantiser of `codec` with the decoder of another checkpoint: a vocoder, or an autoencoder of a later stage."""
+    if not isinstance(codec, AudioDec):
+        raise UsageError(f"expected an autoencoder to join with a decoder, got a {type(codec).__name__}; name the autoencoder first")
     c = codec.config
     if isinstance(decoder, HiFiGAN):
         config = dataclasses.replace(c, decoder=decoder.config)
@@ -145,24 +145,16 @@ def _checkpoint_file(source: Path) -> Path:
 
 
 def _read_generator(path: Path) -> dict[str, Tensor]:
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected tensors only, got a damaged or unsafe file ({str(error).splitlines()[0]})") from error
-    generator = data.get("model", {}).get("generator") if isinstance(data, dict) and isinstance(data.get("model"), dict) else None
+    data = read_pickle(path)
+    generator = data["model"].get("generator") if isinstance(data.get("model"), dict) else None
     if not isinstance(generator, dict) or not all(isinstance(v, Tensor) for v in generator.values()):
         raise CheckpointError(f"{path}: expected model.generator with tensors as AudioDec saves it, got another content")
     return generator
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: expected AudioDec's config.yml beside the checkpoint, found none; copy it from the release")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: expected plain YAML, got {str(error).splitlines()[0]}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("generator_params"), dict) or "sampling_rate" not in config:
+    config = read_yaml(path)
+    if not isinstance(config.get("generator_params"), dict) or "sampling_rate" not in config:
         raise CheckpointError(f"{path}: expected sampling_rate and generator_params, got neither; is it AudioDec's config.yml?")
     params = config["generator_params"]
     known = _VOCODER_KEYS if "upsample_scales" in params else _AUTOENCODER_KEYS
