@@ -13,11 +13,13 @@ from wavespike.errors import ConfigError, nearest
 
 TASK_TYPES: dict[str, str] = {
     "adversarial": "wavespike.training.adversarial:AdversarialTask",
+    "codec": "wavespike.training.codec:CodecTask",
     "reconstruction": "wavespike.training.reconstruction:ReconstructionTask",
 }
 
 DATA_TYPES: dict[str, str] = {
     "audio": "wavespike.training.audio_data:AudioData",
+    "noisy-audio": "wavespike.training.noisy_data:NoisyAudioData",
 }
 
 
