@@ -29,6 +29,7 @@ lint: .venv/.test
 	$(BIN)/lint-imports
 
 bench: .venv/.test
+	-$(PIP) --no-deps vocos
 	$(BIN)/python benchmarks/bench_vocoders.py
 
 .venv/.python:
@@ -37,11 +38,13 @@ bench: .venv/.test
 	@touch $@
 
 .venv/.demo: .venv/.python $(INPUTS)
+	@echo "make: installing into .venv; a few minutes the first time"
 	$(PIP) --editable ".[demo]"
 	@$(MAKE) --no-print-directory compiled
 	@touch $@
 
 .venv/.test: .venv/.python $(INPUTS)
+	@echo "make: installing into .venv; a few minutes the first time"
 	$(PIP) --editable ".[test]"
 	@$(MAKE) --no-print-directory compiled
 	@touch $@ .venv/.demo

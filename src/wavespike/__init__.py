@@ -18,6 +18,9 @@ _PUBLIC = {
     "save": "wavespike.hub.load",
     "presets": "wavespike.hub.load",
     "Vocos": "wavespike.models.vocos",
+    "SpikingVocos": "wavespike.models.spiking_vocos",
+    "record_spikes": "wavespike.nn.recording",
+    "energy": "wavespike.metrics.energy",
     "MelConfig": "wavespike.signal.mel",
     "WavespikeError": "wavespike.errors",
 }
@@ -28,7 +31,10 @@ if TYPE_CHECKING:
     from wavespike.hub.load import load as load
     from wavespike.hub.load import presets as presets
     from wavespike.hub.load import save as save
+    from wavespike.metrics.energy import energy as energy
+    from wavespike.models.spiking_vocos import SpikingVocos as SpikingVocos
     from wavespike.models.vocos import Vocos as Vocos
+    from wavespike.nn.recording import record_spikes as record_spikes
     from wavespike.signal.mel import MelConfig as MelConfig
 
 

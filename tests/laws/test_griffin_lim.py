@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -31,7 +32,7 @@ def inconsistency(wave: torch.Tensor, magnitude: torch.Tensor) -> float:
 def test_without_momentum_the_error_never_grows(padding: str) -> None:
     _, magnitude, start = magnitude_and_random_phase()
     errors = [inconsistency(griffin_lim([(magnitude, start)], n, N_FFT, HOP, momentum=0.0), magnitude) for n in range(0, 20)]
-    assert all(b <= a + 1e-9 for a, b in zip(errors, errors[1:], strict=False))
+    assert all(b <= a + 1e-9 for a, b in itertools.pairwise(errors))
     assert errors[-1] < 0.6 * errors[0]
 
 
@@ -66,4 +67,6 @@ def test_gradients_pass_through_the_projections() -> None:
     _, magnitude, start = magnitude_and_random_phase(4)
     magnitude = magnitude.clone().requires_grad_()
     griffin_lim([(magnitude, start)], 3, N_FFT, HOP, momentum=0.5).square().mean().backward()
-    assert magnitude.grad is not None and bool(torch.isfinite(magnitude.grad).all()) and float(magnitude.grad.abs().sum()) > 0
+    assert magnitude.grad is not None
+    assert bool(torch.isfinite(magnitude.grad).all())
+    assert float(magnitude.grad.abs().sum()) > 0

@@ -83,7 +83,8 @@ def test_magnitude_from_mel_is_exact_on_what_the_filters_can_express(options: di
     back = magnitude_from_mel(features, c)
     expected = (spectrum ** (1 / c.power)).transpose(1, 2).clamp_min(1e-4).float()
     loud = expected > 1e-2 * expected.max()
-    assert back.shape == expected.shape and bool(loud.any())
+    assert back.shape == expected.shape
+    assert bool(loud.any())
     assert float(((back - expected).abs() / expected)[loud].max()) < 2e-3
     assert float(back.min()) >= 0.9999e-4
 
@@ -99,7 +100,9 @@ def test_magnitude_from_mel_is_the_least_squares_answer() -> None:
 def test_mel_and_its_inverse_train() -> None:
     x = torch.randn(1, 3000, generator=torch.Generator().manual_seed(2)).requires_grad_()
     magnitude_from_mel(log_mel(x, MelConfig()), MelConfig()).square().mean().backward()
-    assert x.grad is not None and bool(torch.isfinite(x.grad).all()) and float(x.grad.abs().sum()) > 0
+    assert x.grad is not None
+    assert bool(torch.isfinite(x.grad).all())
+    assert float(x.grad.abs().sum()) > 0
 
 
 @pytest.mark.parametrize(("change", "message"), [

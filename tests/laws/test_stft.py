@@ -143,7 +143,8 @@ def test_a_window_made_in_inference_mode_serves_training() -> None:
         stft(noise(1, 500, dtype=torch.float32), 124, 31)
     x = noise(1, 500, dtype=torch.float32).requires_grad_()
     istft(stft(x, 124, 31), 124, 31).square().sum().backward()
-    assert x.grad is not None and bool(torch.isfinite(x.grad).all())
+    assert x.grad is not None
+    assert bool(torch.isfinite(x.grad).all())
 
 
 def test_no_sample_and_no_whole_frame_are_refused_with_advice() -> None:

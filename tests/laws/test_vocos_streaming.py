@@ -49,6 +49,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "resnet-causal": {**vocos("center", istft()), "backbone": {"type": "resnet", "dim": 8, "num_blocks": 1, "input_channels": 12, "causal": True}},
     "source-filter-center": vocos("center", source_filter()),
     "source-filter-same": vocos("same", source_filter(consistency_steps=1)),
+    "source-filter-eighth": vocos("same", source_filter(hop_length=8, consistency_steps=3), hop_length=8),
+    "source-filter-uneven": vocos("center", source_filter(hop_length=24), hop_length=24),
     "source-filter-causal": vocos("center", source_filter(causal=True), {"causal": True}),
     "griffin-lim": {"type": "griffin-lim", "iterations": 5, "features": MEL},
     "griffin-lim-same": {"type": "griffin-lim", "iterations": 3, "features": {**MEL, "padding": "same"}, "seed": 3},

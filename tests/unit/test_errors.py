@@ -31,6 +31,8 @@ def test_nearest_says_nothing_when_nothing_is_near() -> None:
 def test_the_command_line_prints_one_line_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["modles"]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and "did you mean 'models'?" in err
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "did you mean 'models'?" in err
     assert command.main(["modles", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err

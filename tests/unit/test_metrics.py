@@ -147,10 +147,9 @@ def test_an_unknown_metric_is_refused_with_the_nearest_name() -> None:
         Panel(["pesq_wd"])
 
 
-@needs("librosa")
 def test_processes_change_neither_scores_nor_order() -> None:
     pairs = [Pair(str(i), voice(1.0, seed=i), noisy(voice(1.0, seed=i), 0.01 * i), RATE) for i in range(4)]
-    names = ["mel_l1", "vuv_f1", "periodicity_rmse"]
+    names = ["mel_l1"]
     one, two = Panel(names).run(pairs), Panel(names, processes=2).run(pairs)
     assert one == two
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from wavespike.models.base import Codec, Model, Vocoder
 
 DEFAULT_MODEL = "griffin-lim-24k"
@@ -20,6 +22,19 @@ def add_model(parser: Any) -> None:
 
 def add_sample_format(parser: Any) -> None:
     parser.add_argument("--sample-format", choices=["int16", "int24", "int32", "float"], default="int16", help="samples of WAV (and int16, int24 of FLAC) files")
+
+
+def add_bandwidth(parser: Any) -> None:
+    parser.add_argument("--bandwidth-id", type=int, default=None, help="which bitrate, 0 is the lowest (models with EnCodec features only)")
+
+
+def condition(args: Any) -> dict[str, Any]:
+    """What a model's `features`, `decode` and `stream` are told besides the signal."""
+    if args.bandwidth_id is None:
+        return {}
+    import torch
+
+    return {"bandwidth_id": torch.tensor([args.bandwidth_id])}
 
 
 def load_vocoder(name: str) -> Vocoder[Any]:
@@ -69,3 +84,13 @@ def progress(what: str, total: float | None) -> Iterator[Callable[[float], None]
 def duration_text(seconds: float) -> str:
     minutes, rest = divmod(seconds, 60)
     return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.2f} s"
+
+
+def load_mono(path: str, rate_hz: int) -> Tensor:
+    """An audio file as [1, T] at a rate, its channels averaged. Raises AudioError."""
+    import torch
+
+    from wavespike.signal.files import read
+
+    samples, _ = read(path, rate_hz)
+    return torch.from_numpy(samples).mean(0, keepdim=True)

@@ -8,55 +8,45 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from wavespike.cli.common import DEFAULT_MODEL
+
 
 def add_arguments(parser: Any) -> None:
     parser.add_argument("--out", type=str, default="demo_out", help="folder for the waveforms and the picture")
-    parser.add_argument("--model", type=str, default="vocos-24k", help="a vocoder's name or folder")
-    parser.add_argument("--input", type=str, default=None, help="an audio file at the model's sampling rate instead of the bundled sample")
+    parser.add_argument("--model", type=str, default=DEFAULT_MODEL, help="a vocoder's name (wavespike models), a folder with a checkpoint, or a hub id")
+    parser.add_argument("--input", type=str, default=None, help="an audio file instead of the bundled sample (its first channel)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: Any) -> int:
-    import soundfile
     import torch
 
     from wavespike.assets import SAMPLE
-    from wavespike.errors import AudioError, MissingDependencyError, OutputError, UsageError
+    from wavespike.errors import MissingDependencyError, OutputError, UsageError
     from wavespike.hub.load import load
     from wavespike.metrics.panel import Pair, Panel
     from wavespike.metrics.speed import measure
     from wavespike.models.base import Vocoder
+    from wavespike.signal.files import read, write
     from wavespike.view.spectrogram import spectrogram_pair
 
     model = load(args.model)
     if not isinstance(model, Vocoder):
         raise UsageError(f"{args.model}: expected a vocoder, got a {model.kind}; `wavespike models` lists them")
     source = Path(args.input) if args.input else SAMPLE
+    samples, rate_hz = read(source, model.sample_rate)
+    out = Path(args.out)
     try:
-        samples, rate_hz = soundfile.read(source, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioError(f"{source}: expected an audio file, got one that cannot be read ({error})") from error
-    if rate_hz != model.sample_rate:
-        raise AudioError(f"{source}: expected {model.sample_rate} Hz for {args.model}, got {rate_hz} Hz; resample it or use `wavespike resynth`")
-    original = torch.from_numpy(samples[:, 0].copy())
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out}: expected a folder that can be written, got {error.strerror}; choose another with --out") from error
+    original = torch.from_numpy(samples[0].copy())
     duration_s = original.numel() / rate_hz
     with torch.inference_mode():
         result = model(original[None])[0]
         speed = measure(lambda: model(original[None]), duration_s, warm_up=2, repeats=5)
 
-    out = Path(args.out)
-    written = {name: out / f"{name}.wav" for name in ("original", "result")}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, audio in (("original", original), ("result", result)):
-            part = written[name].with_name(f".{name}.part.wav")
-            try:
-                soundfile.write(part, audio.clamp(-1, 1).numpy(), rate_hz, subtype="PCM_16")
-                part.replace(written[name])
-            finally:
-                part.unlink(missing_ok=True)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise OutputError(f"{out}: expected a folder that can be written, got {error}; choose another with --out") from error
+    written = {name: write(out / f"{name}.wav", audio.numpy(), rate_hz) for name, audio in (("original", original), ("result", result))}
     notes: list[str] = []
     try:
         written["picture"] = spectrogram_pair(original, result, rate_hz, out / "demo.png", titles=("original", f"resynthesised by {args.model}"))
@@ -87,7 +77,10 @@ def _show(report: dict[str, Any]) -> None:
     from wavespike.metrics.panel import METRICS
 
     console = Console(file=sys.stdout, highlight=False)
-    table = Table(title=f"{report['model']}: {report['seconds']:.1f} s of speech to features and back")
+    size = f"{report['parameters'] / 1e6:.2f} M parameters" if report["parameters"] else "nothing learned"
+    console.print(f"{report['model']} ({size}): {report['seconds']:.1f} s of speech to features and back, {report['times_real_time']:.0f} x real time "
+                  f"on {report['threads']} thread(s)", soft_wrap=True)
+    table = Table()
     table.add_column("metric")
     table.add_column("result", justify="right")
     table.add_column("original itself", justify="right")
@@ -97,8 +90,6 @@ def _show(report: dict[str, Any]) -> None:
     console.print(table)
     for name, reason in report["not_scored"].items():
         console.print(f"{METRICS[name].label} is not shown: {escape(reason)}")
-    console.print(f"speed: {report['times_real_time']:.0f} x real time on {report['threads']} thread(s), mel to waveform and waveform to mel "
-                  f"({report['parameters'] / 1e6:.2f} M parameters)")
     for name, path in report["files"].items():
         console.print(f"{name}: {escape(path)}", soft_wrap=True)
     for note in report["notes"]:

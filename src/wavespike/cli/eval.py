@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wavespike.cli.common import DEFAULT_MODEL, note, progress
+from wavespike.cli.common import DEFAULT_MODEL, add_bandwidth, condition, note, progress
 
 
 def add_arguments(parser: Any) -> None:
@@ -18,6 +18,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--metrics", type=str, nargs="+", default=None, help="which metrics (default: all but PESQ-NB and DNSMOS BAK)")
     parser.add_argument("--peak", type=float, default=None, help="scale every file to this peak first, 0..1 (default: as it is)")
     parser.add_argument("--processes", type=int, default=1, help="processes that compute metrics")
+    add_bandwidth(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -46,7 +47,7 @@ def run(args: Any) -> int:
         if not reference.rows:
             raise AudioError(f"{args.data}: expected at least one usable file, got none; the first: {next(iter(unreadable.values()))}")
         for name, model in models.items():
-            results[name] = _evaluate(model, panel, files, args.peak, lambda: advance(1))
+            results[name] = _evaluate(model, panel, files, args.peak, condition(args), lambda: advance(1))
     for reason in unreadable.values():
         note(reason)
     report = {"data": args.data, "files": len(files) - len(unreadable), "unreadable": unreadable, "threads": torch.get_num_threads(), "peak": args.peak,
@@ -84,7 +85,7 @@ def _read(path: Path, peak: float | None) -> tuple[Any, int]:
     return (mono * (peak / loudest) if peak is not None and loudest > 0 else mono), rate_hz
 
 
-def _evaluate(model: Any, panel: Any, files: list[Path], peak: float | None, advance: Any) -> dict[str, Any]:
+def _evaluate(model: Any, panel: Any, files: list[Path], peak: float | None, condition: dict[str, Any], advance: Any) -> dict[str, Any]:
     import torch
 
     from wavespike.errors import AudioError
@@ -93,7 +94,7 @@ def _evaluate(model: Any, panel: Any, files: list[Path], peak: float | None, adv
     from wavespike.signal.resample import resample
 
     speeds: list[Speed] = []
-    _synthesise(model, torch.zeros(model.sample_rate // 2))  # lazy set-up is not speed
+    _synthesise(model, torch.zeros(model.sample_rate // 2), condition)  # lazy set-up is not speed
 
     def pairs() -> Any:
         for path in files:
@@ -103,7 +104,7 @@ def _evaluate(model: Any, panel: Any, files: list[Path], peak: float | None, adv
                 continue  # noted with the originals
             source = torch.from_numpy(resample(audio, rate_hz, model.sample_rate))
             start = time.perf_counter()
-            made = _synthesise(model, source)
+            made = _synthesise(model, source, condition)
             speeds.append(Speed(computing_s=time.perf_counter() - start, audio_s=source.numel() / model.sample_rate))
             # judged at the file's own rate, so that every model is measured against the same reference
             yield Pair(str(path), audio, resample(made.numpy(), model.sample_rate, rate_hz), rate_hz)
@@ -114,7 +115,7 @@ def _evaluate(model: Any, panel: Any, files: list[Path], peak: float | None, adv
             "seconds": total.audio_s, "metrics": report.as_dict()}
 
 
-def _synthesise(model: Any, audio: Any) -> Any:
+def _synthesise(model: Any, audio: Any, condition: dict[str, Any]) -> Any:
     """Copy-synthesis [T] -> about [T]; the input is filled with zeros to whole hops, as resynth does."""
     import torch
 
@@ -122,7 +123,7 @@ def _synthesise(model: Any, audio: Any) -> Any:
         channels = model.channels
         return model(audio.expand(1, channels, -1))[0].mean(0)
     hop: int = model.hop_length
-    return model(torch.nn.functional.pad(audio, (0, -audio.numel() % hop))[None])[0, : audio.numel()]
+    return model(torch.nn.functional.pad(audio, (0, -audio.numel() % hop))[None], **condition)[0, : audio.numel()]
 
 
 def _show(report: dict[str, Any]) -> None:
@@ -133,7 +134,7 @@ def _show(report: dict[str, Any]) -> None:
     from wavespike.metrics.panel import METRICS
 
     console = Console(file=sys.stdout, highlight=False)
-    table = Table(title=f"{report['files']} files of {escape(report['data'])}, {report['threads']} thread(s)", title_justify="left")
+    table = Table(title=f"{_plural(report['files'], 'file')} of {escape(report['data'])}, {_plural(report['threads'], 'thread')}", title_justify="left")
     table.add_column("metric", no_wrap=True)
     table.add_column("better", no_wrap=True)
     table.add_column("original", justify="right")
@@ -164,3 +165,7 @@ def _cell(column: dict[str, Any], key: str, digits: int) -> str:
         return ""
     left_out = len(column["failures"].get(key, {}))
     return f"{column['means'][key]:.{digits}f}" + (f" (-{left_out})" if left_out else "")
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

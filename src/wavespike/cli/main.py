@@ -29,11 +29,13 @@ VERBS: dict[str, str] = {
     "encode": "speech to codes: an audio file to a .wsc file",
     "decode": "codes to speech: a .wsc file to an audio file",
     "stream": "a codec live: a file at real-time pace, or microphone to speaker, with latency",
-    "eval": "models over speech: quality, pitch, speed, in one table",
-    "doctor": "versions, extras and a self-test",
-    "demo": "the bundled speech through the bundled vocoder: waveform, picture, quality, speed",
     "train": "train a model from a recipe",
     "resume": "go on with a training run that was stopped",
+    "eval": "models over speech: quality, pitch, speed, in one table",
+    "energy": "what a model costs on an audio file, counted operation by operation",
+    "spikes": "pictures of a spiking model's activity: scatter, raster, rates",
+    "doctor": "versions, extras and a self-test",
+    "demo": "the bundled speech through the bundled vocoder: waveform, picture, quality, speed",
 }
 """Verb -> one-line summary; the code is in wavespike.cli.<verb>."""
 
@@ -55,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(wavespike.__version__)
         return 0
+    if hasattr(sys.stdout, "reconfigure"):  # a file name or a table that the terminal cannot show must not end the work
+        sys.stdout.reconfigure(errors="backslashreplace")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:

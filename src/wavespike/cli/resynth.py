@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from wavespike.cli.common import add_model, add_sample_format, duration_text, load_vocoder, note, progress
+from wavespike.cli.common import add_bandwidth, add_model, add_sample_format, condition, duration_text, load_vocoder, note, progress
 
 
 def add_arguments(parser: Any) -> None:
@@ -17,13 +18,14 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--keep-rate", action="store_true", help="resample the output to the input's rate (default: the model's rate)")
     parser.add_argument("--format", choices=["wav", "flac", "ogg", "mp3"], default="wav", help="container for a folder's or list's outputs")
     add_sample_format(parser)
+    add_bandwidth(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: Any) -> int:
     import time
 
-    from wavespike.errors import UsageError, WavespikeError
+    from wavespike.errors import OutputError, WavespikeError
 
     many = args.list or Path(args.input).is_dir()
     jobs = _jobs(args, many)
@@ -39,22 +41,21 @@ def run(args: Any) -> int:
             try:
                 if many:
                     target.parent.mkdir(parents=True, exist_ok=True)
-                done.append(resynthesise_file(model, source, target, keep_rate=args.keep_rate, sample_format=args.sample_format, advance=advance))
+                done.append(resynthesise_file(model, source, target, keep_rate=args.keep_rate, sample_format=args.sample_format,
+                                             condition=condition(args), advance=advance))
             except WavespikeError as error:
-                if not many or isinstance(error, UsageError):
+                if not many or isinstance(error, OutputError):  # no room for one is no room for the next
                     raise
                 failed[str(source)] = str(error)
+                note(str(error))
     elapsed = time.perf_counter() - start
-    for message in failed.values():
-        note(message)
     _report(args, done, failed, elapsed)
     return 1 if failed else 0
 
 
 def _jobs(args: Any, many: bool) -> list[tuple[Path, Path]]:
-    from wavespike.cli.synthesis import output_names
     from wavespike.errors import OutputError, UsageError
-    from wavespike.signal.files import audio_files
+    from wavespike.signal.files import SUFFIXES, audio_files
 
     source, target = Path(args.input), Path(args.output)
     if not many:
@@ -63,6 +64,8 @@ def _jobs(args: Any, many: bool) -> list[tuple[Path, Path]]:
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target}: expected a folder as output for a {'list' if args.list else 'folder'}, got a file; name a folder")
     if not target.exists():
+        if target.suffix.lower() in SUFFIXES:
+            raise UsageError(f"{target}: expected a folder as output for {len(sources)} input(s), got a file's name; name a folder, or one input")
         if not target.absolute().parent.is_dir():
             raise OutputError(f"{target}: expected an output folder in one that exists, but {target.absolute().parent} does not; create it first")
         try:
@@ -71,6 +74,18 @@ def _jobs(args: Any, many: bool) -> list[tuple[Path, Path]]:
             raise OutputError(f"{target}: expected a folder that can be created, got {error.strerror!r}; choose another place") from error
     names = output_names(sources, None if args.list else source, target, f".{args.format}")
     return list(zip(sources, names, strict=True))
+
+
+def output_names(sources: list[Path], root: Path | None, folder: Path, ending: str) -> list[Path]:
+    """Where each of many inputs goes: its path below `root` (or below what all have in common) under `folder`, with the new ending.
+
+    Two inputs that differ only in their ending keep it before the new one.
+    """
+    if root is None:
+        root = Path(os.path.commonpath([source.absolute().parent for source in sources]))
+    below = [Path(os.path.relpath(source.absolute(), root.absolute())) for source in sources]
+    plain = [path.with_suffix(ending) for path in below]
+    return [folder / (short if plain.count(short) == 1 else path.with_name(path.name + ending)) for path, short in zip(below, plain, strict=True)]
 
 
 def _check(jobs: list[tuple[Path, Path]], many: bool) -> float | None:

@@ -7,7 +7,6 @@ padded with zeros to whole hops and the output cut.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,10 +43,10 @@ class Written:
         return self.samples / self.rate_hz
 
 
-def streams(model: Vocoder[Any], analysis: bool = True) -> bool:
+def streams(model: Vocoder[Any], condition: dict[str, Any], analysis: bool = True) -> bool:
     """Whether the model decodes (and with `analysis` computes features) by blocks."""
     try:
-        model.stream(1)
+        model.stream(1, **condition)
         if analysis:
             model.feature_stream(1)
     except (UsageError, NotImplementedError):
@@ -57,11 +56,11 @@ def streams(model: Vocoder[Any], analysis: bool = True) -> bool:
 
 @torch.inference_mode()
 def resynthesise_file(model: Vocoder[Any], source: Path, target: Path, *, keep_rate: bool = False, sample_format: SampleFormat = "int16",
-                      advance: Callable[[float], None] = lambda seconds: None) -> Written:
+                      condition: dict[str, Any] | None = None, advance: Callable[[float], None] = lambda seconds: None) -> Written:
     """Copy-synthesis of a file of any rate and channel count. Raises AudioError, OutputError, UsageError; leaves no partial file."""
-    model_hz = model.sample_rate
+    model_hz, condition = model.sample_rate, condition or {}
     with Reader(source) as audio:
-        by_blocks = streams(model)
+        by_blocks = streams(model, condition)
         if not by_blocks and (audio.frames is None or audio.frames > WHOLE_LIMIT_S * audio.rate_hz):
             raise AudioError(f"{source}: expected at most {WHOLE_LIMIT_S:.0f} s, because this model cannot work by blocks; cut the file or take another model")
         out_hz = audio.rate_hz if keep_rate else model_hz
@@ -69,7 +68,7 @@ def resynthesise_file(model: Vocoder[Any], source: Path, target: Path, *, keep_r
             meter = _Meter(advance, audio.rate_hz)
             size = max(1, BLOCK_SAMPLES * audio.rate_hz // model_hz * 2 // (1 + audio.channels))
             blocks = _to_hops(meter.count(audio.blocks(size)), Resampler(audio.rate_hz, model_hz, audio.channels), model.hop_length)
-            made = resynthesise_blocks(model, blocks) if by_blocks else iter([model(torch.cat(list(blocks), 1))])
+            made = resynthesise_blocks(model, blocks, **condition) if by_blocks else iter([model(torch.cat(list(blocks), 1), **condition)])
             back = Resampler(model_hz, out_hz, audio.channels)
             for piece in made:
                 # the model may give more than it was given only in the zeros that fill the last hop
@@ -110,11 +109,12 @@ def _to_hops(blocks: Iterable[Samples], resampler: Resampler, hop_length: int) -
 
 @torch.inference_mode()
 def vocode_file(model: Vocoder[Any], source: Path, target: Path, *, sample_format: SampleFormat = "int16",
-                advance: Callable[[float], None] = lambda seconds: None) -> Written:
+                condition: dict[str, Any] | None = None, advance: Callable[[float], None] = lambda seconds: None) -> Written:
     """Features in a .npy or .npz file ([C, L] or [1, C, L]) to a mono waveform. Raises FeatureError, OutputError; leaves no partial file."""
     features = open_features(source, model.feature_channels)
     frames, seconds_a_frame = features.shape[1], model.hop_length / model.sample_rate
-    by_blocks = streams(model, analysis=False)
+    condition = condition or {}
+    by_blocks = streams(model, condition, analysis=False)
     if not by_blocks and frames * seconds_a_frame > WHOLE_LIMIT_S:
         raise FeatureError(f"{source}: expected at most {WHOLE_LIMIT_S:.0f} s of features, because this model cannot work by blocks; cut them or take another model")
 
@@ -128,7 +128,7 @@ def vocode_file(model: Vocoder[Any], source: Path, target: Path, *, sample_forma
             advance(part.shape[1] * seconds_a_frame)
 
     with Writer(target, model.sample_rate, 1, sample_format) as out:
-        for piece in decode_blocks(model, blocks()) if by_blocks else (model.decode(block) for block in blocks()):
+        for piece in decode_blocks(model, blocks(), **condition) if by_blocks else (model.decode(block, **condition) for block in blocks()):
             out.write(piece.numpy())
         if out.frames == 0:
             raise FeatureError(f"{source}: expected enough frames for at least one sample, got {frames}; this model's padding needs more")
@@ -173,15 +173,3 @@ def _array_name(path: Path, names: list[str], want: str) -> str:
     if len(known) != 1:
         raise FeatureError(f"{path}: expected one array, or one named 'mel' or 'features', got {', '.join(names) or 'none'}; save {want}")
     return known[0]
-
-
-def output_names(sources: list[Path], root: Path | None, folder: Path, ending: str) -> list[Path]:
-    """Where each of many inputs goes: its path below `root` (or below what all have in common) under `folder`, with the new ending.
-
-    Two inputs that differ only in their ending keep it before the new one.
-    """
-    if root is None:
-        root = Path(os.path.commonpath([source.absolute().parent for source in sources]))
-    below = [Path(os.path.relpath(source.absolute(), root.absolute())) for source in sources]
-    plain = [path.with_suffix(ending) for path in below]
-    return [folder / (short if plain.count(short) == 1 else path.with_name(path.name + ending)) for path, short in zip(below, plain, strict=True)]

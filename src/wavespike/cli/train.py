@@ -40,7 +40,7 @@ def run(args: Any) -> int:
     require_lightning()
     from wavespike.training.config import train_config
     from wavespike.training.recipe import load_recipe
-    from wavespike.training.run import new_folder, start
+    from wavespike.training.run import train
 
     config = train_config(load_recipe(args.recipe, args.overrides))
-    return outcome(start(config, new_folder(config.name, args.run)), args.json)
+    return outcome(train(config, args.run), args.json)

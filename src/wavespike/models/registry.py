@@ -14,6 +14,7 @@ from wavespike.models.base import Model
 
 MODEL_TYPES: dict[str, str] = {
     "vocos": "wavespike.models.vocos:Vocos",
+    "spiking-vocos": "wavespike.models.spiking_vocos:SpikingVocos",
     "griffin-lim": "wavespike.models.griffin_lim:GriffinLim",
     "audiodec": "wavespike.models.audiodec:AudioDec",
     "hifigan": "wavespike.models.hifigan:HiFiGAN",

@@ -10,6 +10,7 @@ last window and keep their padding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -185,11 +186,12 @@ class SourceFilterBlocks:
 
     def __init__(self, head: SourceFilterHead, batch_size: int):
         self.head = head
-        pitch = head.pitch.backbone.context_frames
-        context = head.context_frames
-        self.windows = FrameWindows((context[0] - pitch[0], context[1] - pitch[1]), head.config.hop_length, self._render)
+        c = head.config
+        # a source frame sees half a window and the next pitch; every projection, and the last overlap-add, all frames that overlap one
+        context = math.ceil(c.n_fft / 2 / c.hop_length) + 1 + (math.ceil(c.n_fft / c.hop_length) - 1) * (c.consistency_steps + 1)
+        self.windows = FrameWindows((context, context), c.hop_length, self._render)
         self.delay = self.windows.delay
-        self.lag_frames = pitch[1] + PITCH_REACH_FRAMES
+        self.lag_frames = head.pitch.backbone.context_frames[1] + PITCH_REACH_FRAMES
         self.state = head.pitch.backbone.initial_state(batch_size)
         self.logits: Tensor | None = None  # [B, bins + 1, l], from frame `base` on
         self.base = self.known = 0

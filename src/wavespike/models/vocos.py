@@ -69,7 +69,7 @@ class Vocos(Vocoder[VocosConfig]):
         else:
             self.feature_extractor = EncodecFeatures(config.features)
         self.backbone: ConvNeXtBackbone | ResNetBackbone
-        self.backbone = ResNetBackbone(config.backbone) if isinstance(config.backbone, ResNetConfig) else ConvNeXtBackbone(config.backbone)
+        self.backbone = self.make_backbone()
         self.head: ISTFTHead | SourceFilterHead | IMDCTHead
         if isinstance(config.head, SourceFilterHeadConfig):
             self.head = SourceFilterHead(config.head, mel)
@@ -77,6 +77,11 @@ class Vocos(Vocoder[VocosConfig]):
             self.head = ISTFTHead(config.head, mel)
         else:
             self.head = IMDCTHead(config.head)
+
+    def make_backbone(self) -> ConvNeXtBackbone | ResNetBackbone:
+        """The backbone of the configuration, with random weights."""
+        c = self.config.backbone
+        return ResNetBackbone(c) if isinstance(c, ResNetConfig) else ConvNeXtBackbone(c)
 
     @classmethod
     def from_hparams(cls, config_path: str | Path) -> Self:

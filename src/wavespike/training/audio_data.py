@@ -82,7 +82,7 @@ def pitch_labels(audio: Samples, sample_rate: int, hop_length: int, f_min_hz: fl
     try:
         import pyworld
     except ImportError as error:
-        raise MissingDependencyError("pitch labels", "pyworld", "train") from error
+        raise MissingDependencyError("pitch labels", "pyworld", "pitch") from error
     frames = len(audio) // hop_length + 1
     low = soxr.resample(audio.astype(np.float64), sample_rate, 8000) if sample_rate != 8000 else audio.astype(np.float64)
     if len(low) < 800:  # Harvest needs a tenth of a second
@@ -279,6 +279,12 @@ class AudioData(Data):
         from wavespike.training.registry import task_class
 
         self.pitch = bool(task_class(config.task.type_name).needs_pitch(config))
+
+    @classmethod
+    def check(cls, config: TrainConfig) -> None:
+        for what in ("train", "valid"):
+            if what == "train" or config.data.valid:
+                list_files(required(config.data, what))
 
     def _scan(self, what: str, pitch: bool, silent: bool) -> list[AudioFile]:
         c = self.config

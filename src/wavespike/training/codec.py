@@ -29,7 +29,7 @@ from wavespike.training.codec_discriminators import MultiScaleConfig, MultiSpect
 from wavespike.training.codec_losses import codec_mel_config, multi_resolution_stft_loss, waveform_shape_loss
 from wavespike.training.config import OptimizerConfig, TaskConfig, TrainConfig
 from wavespike.training.discriminators import MultiPeriodConfig, MultiResolutionConfig, make_discriminator
-from wavespike.training.judge import METRICS, Judge
+from wavespike.training.judge import VALIDATED, Judge
 from wavespike.training.losses import MultiScaleMelLoss, waveform_phase_loss
 from wavespike.training.task import Batch, Figures, Task
 
@@ -48,7 +48,7 @@ class CodecTaskConfig(TaskConfig):
 
     type_name: ClassVar[str] = "codec"
 
-    metrics: tuple[str, ...] = METRICS
+    metrics: tuple[str, ...] = VALIDATED
     trained: Literal["all", "decoder", "encoder"] = "all"
     encoder_until: int | None = None
     adversarial_from: int = 0

@@ -54,10 +54,10 @@ class StepSampler(Sampler[list[int]]):
 
 
 class Part(Sampler[int]):
-    """Every `processes`-th index of `size`, from `rank`: each validation item is judged once."""
+    """Every `processes`-th index of `size`, from `rank`. A process that would have none repeats one (Lightning asks for one each; figures go by index)."""
 
     def __init__(self, size: int, rank: int, processes: int):
-        self.indices = range(rank, size, processes)
+        self.indices = range(rank, size, processes) if rank < size else range(rank % size, rank % size + 1)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -78,6 +78,11 @@ class Data(L.LightningDataModule, abc.ABC):
         super().__init__()
         self.train_config, self.model, self.folder, self.report = config, model, folder, report
         self.cache = Path(config.data.cache) if config.data.cache is not None else folder / "cache"
+
+    @classmethod
+    def check(cls, config: TrainConfig) -> None:
+        """Raise at once, before anything is made, for data that is missing altogether."""
+        return None
 
     @abc.abstractmethod
     def train_items(self) -> Dataset[Any]:

@@ -78,7 +78,8 @@ class Projection(nn.Module):
 
 def _conv(c_in: int, c_out: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1)) -> nn.Module:
     padding = ((kernel[0] - 1) // 2, (kernel[1] - 1) // 2)
-    return weight_norm(nn.Conv2d(c_in, c_out, kernel, stride, padding))
+    out: nn.Module = weight_norm(nn.Conv2d(c_in, c_out, kernel, stride, padding))
+    return out
 
 
 class PeriodDiscriminator(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor
 from wavespike.metrics.panel import Pair, Panel
 from wavespike.training.adversarial_losses import mel_loss, mel_loss_config, same_length
 
-METRICS = ("pesq_wb", "stoi", "dnsmos_p808", "vuv_f1", "pitch_rmse_cents")
+VALIDATED = ("pesq_wb", "stoi", "dnsmos_p808", "vuv_f1", "pitch_rmse_cents")
 
 
 class Judge:
@@ -18,7 +18,7 @@ class Judge:
     Metrics whose package is missing are left out altogether; `missing` names them with the pip line.
     """
 
-    def __init__(self, sample_rate: int, metrics: Sequence[str] = METRICS):
+    def __init__(self, sample_rate: int, metrics: Sequence[str] = VALIDATED):
         self.sample_rate = sample_rate
         self.panel = Panel(metrics)
         self.missing = dict(self.panel.missing)

@@ -39,7 +39,7 @@ class RunKeeper(L.Callback):
         self.folder, self.config, self.report, self.resumed = folder, config, report, resumed
         self.started = self.finished = False
         self.writer: Any = None
-        self.log: Any = None
+        self.rows: Any = None
         self.bar: Any = None
 
     # figures
@@ -54,7 +54,7 @@ class RunKeeper(L.Callback):
         for leftover in (self.folder / "checkpoints").glob("*.part"):
             leftover.unlink()
         self._trim_log(task.steps_done)
-        self.log = (self.folder / "log.jsonl").open("a", encoding="utf-8")
+        self.rows = (self.folder / "log.jsonl").open("a", encoding="utf-8")
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -91,10 +91,10 @@ class RunKeeper(L.Callback):
         replace_text(path, "".join(f"{line}\n" for line in kept))
 
     def _write(self, kind: str, step: int, figures: dict[str, float]) -> None:
-        if self.log is None:
+        if self.rows is None:
             return
-        self.log.write(json.dumps({"step": step, "kind": kind, **figures}) + "\n")
-        self.log.flush()
+        self.rows.write(json.dumps({"step": step, "kind": kind, **figures}) + "\n")
+        self.rows.flush()
         for name, value in figures.items():
             self.writer.add_scalar(f"{kind}/{name}", value, step)
 
@@ -140,16 +140,12 @@ class RunKeeper(L.Callback):
         self._save(trainer, self.folder / "checkpoints" / "last.ckpt")
 
     def _keep_best(self, trainer: L.Trainer, task: Task, step: int, figures: dict[str, float]) -> None:
-        monitor, good = task.monitor
-        wished = self.config.trainer.monitor
-        if wished is not None:
-            good = "min" if wished == "mel" or "loss" in wished or "rmse" in wished or "_l1" in wished else "max"
-            monitor = wished
+        monitor = self.config.trainer.monitor or task.monitor
         if monitor not in figures:
             if f"{monitor}_failed" in figures:
                 return  # no item has it this time
             raise TrainingError(f"trainer.monitor: expected a figure of the validation ({', '.join(figures)}), got {monitor!r}{nearest(monitor, figures)}")
-        sign = 1.0 if good == "min" else -1.0
+        sign = 1.0 if task.lower_is_better(monitor) else -1.0
         path = self.folder / "checkpoints" / f"step-{step:08d}_{monitor}={figures[monitor]:.6g}.ckpt"
         kept = {p: sign * float(p.stem.rpartition("=")[2]) for p in path.parent.glob(f"step-*_{monitor}=*.ckpt") if p != path}
         mine = sign * figures[monitor]
@@ -200,9 +196,9 @@ class RunKeeper(L.Callback):
             self.bar.stop()
         if self.writer is not None:
             self.writer.close()
-        if self.log is not None:
-            self.log.close()
-            self.log = None
+        if self.rows is not None:
+            self.rows.close()
+            self.rows = None
 
 
 def spectrogram_pair(original: Tensor, output: Tensor, sample_rate: int) -> Any:

@@ -46,8 +46,8 @@ def read_recipe(path: str | Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any
         inherited = read_recipe(path.parent / str(base), (*_seen, real))
         inherited.pop("name", None)
         data = merge(inherited, data)
-    data.setdefault("name", path.stem)
-    return data
+    out: dict[str, Any] = {"name": path.stem, **data}
+    return out
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -63,12 +63,13 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         except yaml.YAMLError as error:
             raise UsageError(f"{key}: expected a YAML value after '=', got {text!r}") from error
         changes.append((keys, value))
+    out: dict[str, Any] = data
     for keys, value in sorted(changes, key=lambda c: c[0][-1] != "type"):
-        nested: Any = value
-        for k in reversed(keys):
+        nested: dict[str, Any] = {keys[-1]: value}
+        for k in reversed(keys[:-1]):
             nested = {k: nested}
-        data = merge(data, nested)
-    return data
+        out = merge(out, nested)
+    return out
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from wavespike.nn.heads import SourceFilterHead, SourceFilterHeadConfig
 from wavespike.training.adversarial_losses import AdversarialLoss, discriminator_loss, feature_matching_loss, generator_loss, same_length
 from wavespike.training.alignment import aligned_pulses
 from wavespike.training.config import OptimizerConfig, TaskConfig, TrainConfig
-from wavespike.training.discriminators import MultiPeriodConfig, MultiResolutionConfig, make_discriminator
+from wavespike.training.discriminators import DiscriminatorGroup, MultiPeriodConfig, MultiResolutionConfig, make_discriminator
 from wavespike.training.losses import MultiScaleMelLoss, waveform_phase_loss
 from wavespike.training.task import Batch, Figures
 from wavespike.training.vocoder import VocoderTask, VocoderTaskConfig
@@ -61,7 +61,7 @@ class ReconstructionTask(VocoderTask):
         assert isinstance(config.task, ReconstructionConfig)
         self.config = config.task
         self.spectral = MultiScaleMelLoss(model.sample_rate)
-        self.discriminator: nn.Module | None = None
+        self.discriminator: DiscriminatorGroup | None = None
         if self.config.discriminator is not None:
             self.discriminator = make_discriminator(self.config.discriminator)
         if self.config.align_source and not isinstance(self.head, SourceFilterHead):
@@ -70,6 +70,10 @@ class ReconstructionTask(VocoderTask):
     @classmethod
     def needs_pitch(cls, config: TrainConfig) -> bool:
         return isinstance(getattr(config.model, "head", None), SourceFilterHeadConfig)
+
+    @property
+    def backbone(self) -> Any:
+        return getattr(self.model, "backbone", None)
 
     @property
     def head(self) -> Any:
@@ -106,7 +110,7 @@ class ReconstructionTask(VocoderTask):
         pulses = None
         if self.config.align_source:
             pulses = aligned_pulses(audio, batch["f0_hz"], batch["voiced"], self.model.hop_length, self.model.sample_rate)
-        output = head(self.model.backbone(features), features, f0, voiced, start_phase=2 * math.pi * torch.rand(size, device=audio.device),
+        output = head(self.backbone(features), features, f0, voiced, start_phase=2 * math.pi * torch.rand(size, device=audio.device),
                       offset_samples=torch.randint(0, 2**31, (size,), device=audio.device), pulses=pulses)
         return *same_length(output, audio), {"pitch": pitch, "voicing": voicing}
 

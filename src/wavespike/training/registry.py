@@ -15,6 +15,8 @@ TASK_TYPES: dict[str, str] = {
     "adversarial": "wavespike.training.adversarial:AdversarialTask",
     "codec": "wavespike.training.codec:CodecTask",
     "reconstruction": "wavespike.training.reconstruction:ReconstructionTask",
+    "spiking-adversarial": "wavespike.training.distillation:SpikingAdversarialTask",
+    "spiking-reconstruction": "wavespike.training.distillation:SpikingReconstructionTask",
 }
 
 DATA_TYPES: dict[str, str] = {

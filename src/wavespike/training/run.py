@@ -12,6 +12,8 @@ Everything is written under a temporary name and renamed, so a kill at any momen
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import json
 import logging
 import os
@@ -27,7 +29,6 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 import yaml
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 import wavespike
@@ -38,6 +39,7 @@ from wavespike.models.registry import build
 from wavespike.training.config import TrainConfig, plain, train_config
 from wavespike.training.data import Data
 from wavespike.training.keeper import RunKeeper, replace_text
+from wavespike.training.parallel import AveragingStrategy
 from wavespike.training.registry import data_class, task_class
 from wavespike.training.task import Task
 
@@ -48,15 +50,20 @@ FOLDER_VARIABLE = "WAVESPIKE_RUN"
 Report = Callable[[str], None]
 
 
+def process_rank() -> int:
+    """Rank of this process among all of the run; 0 before any other was started."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0)
+
+
 def to_stderr(line: str) -> None:
     """Reports of the first process, one line each."""
-    if rank_zero_only.rank == 0:
+    if process_rank() == 0:
         print(line, file=sys.stderr, flush=True)
 
 
 def new_folder(name: str, chosen: str | Path | None = None) -> Path:
     """Make the folder of a new run: the chosen one, or runs/NAME, runs/NAME-2, ... Raises UsageError when the chosen one holds a run."""
-    if rank_zero_only.rank != 0:
+    if process_rank() != 0:
         return Path(os.environ.get(FOLDER_VARIABLE) or chosen or f"runs/{name}")
     folder = Path(chosen) if chosen is not None else Path("runs") / name
     if chosen is None:
@@ -74,13 +81,34 @@ def new_folder(name: str, chosen: str | Path | None = None) -> Path:
     return folder
 
 
+def train(config: TrainConfig, chosen: str | Path | None = None) -> Path:
+    """Check what can be checked at once, make the run's folder, train -> the folder."""
+    data_class(config.data.type_name).check(config)
+    return start(config, new_folder(config.name, chosen))
+
+
 def start(config: TrainConfig, folder: Path, *, model: Model[Any] | None = None, report: Report = to_stderr) -> Path:
     """Train from step 0 in a folder of `new_folder`. `model` replaces the one that would be built from the configuration."""
-    if rank_zero_only.rank == 0:
+    if process_rank() == 0:
         replace_text(folder / CONFIG, yaml.safe_dump(plain(config), sort_keys=False))
         replace_text(folder / FACTS, json.dumps(facts(config), indent=2) + "\n")
-    _fit(config, folder, None, model, report)
+    keeper = RunKeeper(folder, config, report)
+    try:
+        _fit(config, keeper, None, model, report)
+    except BaseException:
+        if not keeper.started and process_rank() == 0:
+            _unmake(folder)
+        raise
     return folder
+
+
+def _unmake(folder: Path) -> None:
+    """Take back a run that never started; what else is in the folder stays."""
+    for name in (CONFIG, FACTS):
+        (folder / name).unlink(missing_ok=True)
+    for empty in (folder / "checkpoints", folder, folder.parent if folder.parent.name == "runs" else folder):
+        with contextlib.suppress(OSError):
+            empty.rmdir()
 
 
 def resume(folder: Path, *, model: Model[Any] | None = None, report: Report = to_stderr) -> Path:
@@ -88,7 +116,7 @@ def resume(folder: Path, *, model: Model[Any] | None = None, report: Report = to
     config = read_config(folder)
     last = folder / LAST
     checkpoint = last if last.is_file() else None
-    _fit(config, folder, checkpoint, model, report)
+    _fit(config, RunKeeper(folder, config, report, resumed=checkpoint is not None), checkpoint, model, report)
     return folder
 
 
@@ -111,7 +139,7 @@ def facts(config: TrainConfig) -> dict[str, Any]:
         "name": config.name, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": [Path(sys.argv[0]).name, *sys.argv[1:]], "commit": commit(),
         "seed": config.trainer.seed,
         "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "gpus": gpus, "threads": torch.get_num_threads()},
-        "versions": {"wavespike": wavespike.__version__, "python": platform.python_version(), "torch": torch.__version__, "lightning": L.__version__},
+        "versions": {"wavespike": wavespike.__version__, "python": platform.python_version(), "torch": torch.__version__, "lightning": importlib.metadata.version("lightning")},
         "resumed": [],
     }
 
@@ -139,36 +167,43 @@ def _processor() -> str:
         return platform.processor()
 
 
-def build_model(config: TrainConfig) -> Model[Any]:
-    """The model of a recipe with weights from the seed, or from `init`."""
+def build_model(config: TrainConfig, fresh: bool = True) -> Model[Any]:
+    """The model of a recipe with weights from the seed, from `init`, or (not `fresh`) any, because a checkpoint follows.
+
+    A fresh model with a feature extractor that has codebooks of another model (EnCodec) takes them.
+    """
     torch.manual_seed(config.trainer.seed)
     model = build(to_dict(config.model))
+    if not fresh:
+        return model
     if config.init is not None:
-        from wavespike.hub.load import load, load_state
+        from wavespike.hub.load import load
+        from wavespike.hub.state import load_state
 
         source = Path(config.init) / "best" if (Path(config.init) / "best" / "config.json").is_file() else config.init
         trained = load(source)
         if type(trained) is not type(model):
             raise CheckpointError(f"recipe.init: expected a {type(model).__name__}, got a {type(trained).__name__} in {config.init}; choose another")
         load_state(model, trained.state_dict(), str(config.init))
+    elif (copy := getattr(getattr(model, "feature_extractor", None), "copy_codebooks", None)) is not None:
+        copy()
     return model
 
 
-def _fit(config: TrainConfig, folder: Path, checkpoint: Path | None, model: Model[Any] | None, report: Report) -> None:
-    t = config.trainer
+def _fit(config: TrainConfig, keeper: RunKeeper, checkpoint: Path | None, model: Model[Any] | None, report: Report) -> None:
+    t, folder = config.trainer, keeper.folder
     _quiet()
     if t.threads is not None:
         torch.set_num_threads(t.threads)
     if t.accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError("recipe.trainer.accelerator: expected a CUDA device, found none; use trainer.accelerator=cpu")
-    model = build_model(config) if model is None else model
+    model = build_model(config, checkpoint is None) if model is None else model
     torch.manual_seed(t.seed)
     task: Task = task_class(config.task.type_name)(model, config)
     data: Data = data_class(config.data.type_name)(config, model, folder, report)
-    keeper = RunKeeper(folder, config, report, resumed=checkpoint is not None)
     on_cpu = t.accelerator == "cpu" or not torch.cuda.is_available()
     many = t.devices * t.num_nodes > 1
-    strategy: Any = DDPStrategy(find_unused_parameters=True, process_group_backend="gloo" if on_cpu else None) if many else "auto"
+    strategy: Any = AveragingStrategy(process_group_backend="gloo" if on_cpu else None) if many else "auto"
     trainer = L.Trainer(
         accelerator="cpu" if on_cpu else "cuda", devices=t.devices, num_nodes=t.num_nodes, strategy=strategy, precision=t.precision, max_epochs=-1,
         max_steps=-1, logger=False, callbacks=[keeper], enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from wavespike.errors import ConfigError, TrainingError
 from wavespike.models.base import Model
 from wavespike.training.config import OptimizerConfig, TaskConfig, TrainConfig
+from wavespike.training.parallel import average_gradients
 
 Batch = dict[str, Tensor]
 Figures = dict[str, Tensor | float]
@@ -32,8 +33,8 @@ class Task(L.LightningModule, abc.ABC):
     """
 
     config_class: ClassVar[type[TaskConfig]]
-    monitor: ClassVar[tuple[str, str]] = ("mel", "min")
-    """The validation figure that picks the best checkpoints, and whether "min" or "max" is good."""
+    monitor: ClassVar[str] = "mel"
+    """The validation figure that picks the best checkpoints, unless `trainer.monitor` names another."""
 
     def __init__(self, model: Model[Any], config: TrainConfig):
         super().__init__()
@@ -77,6 +78,10 @@ class Task(L.LightningModule, abc.ABC):
         """Figures of one validation item; None says that a figure could not be computed."""
         return {}
 
+    def lower_is_better(self, figure: str) -> bool:
+        """Which way a validation figure is good."""
+        return any(word in figure for word in ("mel", "loss", "error", "distance"))
+
     # what every task has
 
     @property
@@ -116,6 +121,7 @@ class Task(L.LightningModule, abc.ABC):
                     self.manual_backward(value / t.accumulate)
                     for key, figure in {f"loss/{phase}": value.detach(), **more}.items():
                         figures[key] = figures.get(key, 0.0) + figure / t.accumulate
+            average_gradients(parameters, self.trainer.world_size)
             norm = nn.utils.clip_grad_norm_(parameters, t.clip if t.clip is not None else math.inf)
             if not math.isfinite(float(norm)):
                 name = next((n for n, p in self.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())), "an unknown one")
@@ -144,8 +150,8 @@ class Task(L.LightningModule, abc.ABC):
         weight = 1 - min(self.train_config.trainer.ema_decay, (n + 2) / (n + 11))
         for slow, fast in zip(self.average.parameters(), self.model.parameters(), strict=True):
             slow.lerp_(fast, weight)
-        for slow, fast in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            slow.copy_(fast)
+        for kept, now in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            kept.copy_(now)
 
     def _check(self, value: Tensor, phase: str, piece: Batch, number: int, part: int) -> None:
         """Stop all processes together when the loss of one is not finite."""
@@ -175,18 +181,20 @@ class Task(L.LightningModule, abc.ABC):
     # validation: figures of all processes, failed ones left out and counted
 
     def on_validation_epoch_start(self) -> None:
-        self._rows: list[dict[str, float | None]] = []
+        self._rows: dict[int, dict[str, float | None]] = {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._rows.append(self.validate(batch, batch_idx))
+        sampler = getattr(self.trainer.val_dataloaders, "sampler", None)
+        index = getattr(sampler, "indices", range(batch_idx + 1))[batch_idx]
+        self._rows[index] = self.validate(batch, index)
 
     def on_validation_epoch_end(self) -> None:
         rows = self._rows
         if self.trainer.world_size > 1:
             gathered: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(gathered, rows)
-            rows = [row for part in gathered for row in part]
-        self.last_validation = mean_figures(rows)
+            rows = {index: row for part in gathered for index, row in part.items()}
+        self.last_validation = mean_figures([rows[index] for index in sorted(rows)])
 
     # the checkpoint holds exactly the state of a run
 

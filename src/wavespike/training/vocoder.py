@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from wavespike.errors import ConfigError
+from wavespike.metrics.panel import METRICS
 from wavespike.models.base import Model, Vocoder
 from wavespike.training.config import TaskConfig, TrainConfig
-from wavespike.training.judge import METRICS, Judge
+from wavespike.training.judge import VALIDATED, Judge
 from wavespike.training.task import Batch, Task
 
 
@@ -19,7 +20,7 @@ from wavespike.training.task import Batch, Task
 class VocoderTaskConfig(TaskConfig):
     """`metrics` are those of `wavespike.metrics` that validation computes beside the mel distance; missing packages are named once."""
 
-    metrics: tuple[str, ...] = METRICS
+    metrics: tuple[str, ...] = VALIDATED
 
 
 class VocoderTask(Task):
@@ -49,6 +50,10 @@ class VocoderTask(Task):
         """A condition for every item [B], drawn at random, where the model has conditions."""
         n = self.num_conditions
         return None if n is None else torch.randint(0, n, (audio.shape[0],), device=audio.device)
+
+    def lower_is_better(self, figure: str) -> bool:
+        metric = METRICS.get(figure.partition("@")[0])
+        return super().lower_is_better(figure) if metric is None else metric.better == "lower"
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()

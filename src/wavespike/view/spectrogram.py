@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from wavespike.errors import AudioError, MissingDependencyError, OutputError
+from wavespike.signal.files import replacing
 from wavespike.signal.stft import stft
 
 RANGE_DB = 80.0
@@ -60,14 +61,9 @@ def spectrogram_pair(original: Tensor, result: Tensor, rate_hz: int, path: str |
 def save_figure(figure: Any, path: str | Path) -> Path:
     """Write a matplotlib figure under a temporary name and rename it. Raises OutputError."""
     path = Path(path)
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        figure.savefig(part, metadata={"Software": None} if path.suffix == ".png" else None)
-        part.replace(path)
-    except ValueError as error:
-        raise OutputError(f"{path}: expected a picture type such as .png, .svg or .pdf, got {path.suffix!r}; choose another") from error
-    except OSError as error:
-        raise OutputError(f"{path}: expected a place that can be written, got {error.strerror or error}; choose another") from error
-    finally:
-        part.unlink(missing_ok=True)
+    kind = path.suffix[1:].lower()
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise OutputError(f"{path}: expected a picture type such as .png, .svg or .pdf, got {path.suffix!r}; choose another")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=kind, metadata={"Software": None} if kind == "png" else None)
     return path
