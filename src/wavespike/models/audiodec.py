@@ -374,12 +374,12 @@ class AudioDecStream(CodecStream):
         self._decoder = without_weight_norm(model.decoder)
         self._encoder_state = (self._encoder.initial_state(batch_size), self._projector.initial_state(batch_size))
         self._decoder_state = self._decoder.initial_state(batch_size, zeros=start != "offline")
-        device = model.quantizer.get_buffer("levels.0.codebook").device
-        self._pending = torch.zeros(batch_size, model.channels, 0, device=device)
-        self._ready = torch.zeros(batch_size, model.config.output_channels, 0, device=device)
+        codebook = model.quantizer.get_buffer("levels.0.codebook")
+        self._pending = codebook.new_zeros(batch_size, model.channels, 0)
+        self._ready = codebook.new_zeros(batch_size, model.config.output_channels, 0)
         self._next = 0  # position of the first pending sample, modulo the hop
         if start == "warm":
-            zeros = torch.zeros(batch_size, model.channels, WARM_UP_SAMPLES // model.hop * model.hop, device=device)
+            zeros = codebook.new_zeros(batch_size, model.channels, WARM_UP_SAMPLES // model.hop * model.hop)
             self.decode(self.encode(zeros))
 
     @torch.inference_mode()
