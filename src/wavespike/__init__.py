@@ -18,6 +18,7 @@ _PUBLIC = {
     "save": "wavespike.hub.load",
     "presets": "wavespike.hub.load",
     "Vocos": "wavespike.models.vocos",
+    "AudioDec": "wavespike.models.audiodec",
     "SpikingVocos": "wavespike.models.spiking_vocos",
     "record_spikes": "wavespike.nn.recording",
     "energy": "wavespike.metrics.energy",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from wavespike.hub.load import presets as presets
     from wavespike.hub.load import save as save
     from wavespike.metrics.energy import energy as energy
+    from wavespike.models.audiodec import AudioDec as AudioDec
     from wavespike.models.spiking_vocos import SpikingVocos as SpikingVocos
     from wavespike.models.vocos import Vocos as Vocos
     from wavespike.nn.recording import record_spikes as record_spikes

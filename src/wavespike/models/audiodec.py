@@ -421,6 +421,7 @@ class AudioDecStream(CodecStream):
         self._model.check_codes(codes, empty_ok=True)
         if codes.shape[0] != self._batch:
             raise FeatureError(f"expected codes of {self._batch} streams as this session was opened for, got {codes.shape[0]}")
+        codes = codes.to(self._ready.device)
         audio = [self._ready[..., :0]]
         for first in range(0, codes.shape[-1], self.max_frames):
             part = codes[..., first : first + self.max_frames]

@@ -246,5 +246,5 @@ class ResidualVQ(nn.Module):
         total = torch.zeros(codes.shape[0], codes.shape[2], self.config.dim, device=codes.device, dtype=first.codebook.dtype)
         for k, level in enumerate(list(self.levels)[: codes.shape[1]]):
             assert isinstance(level, Codebook)
-            total = total + F.embedding(codes[:, k], level.codebook)
+            total = total + F.embedding(codes[:, k].long(), level.codebook)
         return total.transpose(1, 2)
