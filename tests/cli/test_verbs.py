@@ -13,7 +13,7 @@ import pytest
 import torch
 from command import files_in, inside, succeeded, voice, wavespike
 
-from wavespike.cli.common import DEFAULT_MODEL
+from wavespike.cli.common import DEFAULT_MODEL, duration_text
 from wavespike.hub.load import load, presets, save
 from wavespike.models.vocos import Vocos, VocosConfig
 from wavespike.nn.convnext import ConvNeXtConfig
@@ -173,7 +173,7 @@ def test_eval_gives_one_column_a_model_and_agrees_with_the_panel(tmp_path: Path,
     from wavespike.metrics.quality import mel_l1
 
     for name in ("a", "b", "c"):
-        write(tmp_path / f"{name}.wav", voice(0.5, level=0.1 + 0.02 * ord(name) % 3), 24000, "float")
+        write(tmp_path / f"{name}.wav", voice(0.5, level=0.02 * (ord(name) - 90)), 24000, "float")
     report = quiet_json("eval", "--model", tiny, "griffin-lim-24k", "--data", tmp_path, "--limit", 2, "--metrics", "mel_l1")
     assert report["files"] == 2
     models = report["models"]
@@ -188,6 +188,16 @@ def test_eval_gives_one_column_a_model_and_agrees_with_the_panel(tmp_path: Path,
     assert tiny_row["metrics"]["means"]["mel_l1"] > classic["metrics"]["means"]["mel_l1"]
     assert tiny_row["parameters"] == load(tiny).parameter_count()
     assert classic["real_time_factor"] == pytest.approx(1 / classic["times_real_time"])
+
+
+@pytest.mark.slow
+def test_eval_in_processes_gives_the_same_scores(tmp_path: Path, tiny: Path) -> None:
+    for name in ("a", "b", "c"):
+        write(tmp_path / f"{name}.wav", voice(0.5, level=0.02 * (ord(name) - 90)), 24000)
+    scores = [json.loads(succeeded("eval", "--model", tiny, "--data", tmp_path, "--metrics", "mel_l1", "--processes", n, "--json")) for n in (1, 2)]
+    one, two = (report["models"][str(tiny)]["metrics"] for report in scores)
+    assert one == two
+    assert one["counts"] == {"mel_l1": 3}
 
 
 def test_eval_shows_a_table_and_says_what_was_left_out(tmp_path: Path) -> None:
@@ -315,3 +325,23 @@ def test_a_model_with_adaptive_norms_takes_a_bandwidth(tmp_path: Path) -> None:
         outputs.append(read(tmp_path / "out.wav")[0])
     assert outputs[0].shape == (1, 30 * 320)
     assert not np.allclose(*outputs)
+
+
+def test_a_codec_is_judged_by_its_reconstruction_of_all_its_channels() -> None:
+    from types import SimpleNamespace
+
+    from wavespike.cli.eval import _synthesise
+
+    def halve(audio: torch.Tensor) -> torch.Tensor:
+        assert audio.shape == (1, 2, 1000)  # [B, C, T]
+        return audio / 2
+
+    class Codec(SimpleNamespace):
+        __call__ = staticmethod(halve)
+
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(_synthesise(Codec(kind="codec", channels=2), x, {}), x / 2)
+
+
+def test_durations_never_show_sixty_seconds() -> None:
+    assert [duration_text(s) for s in (0.517, 59.4, 59.99, 65.2, 3599.99)] == ["0.52 s", "59.40 s", "1 min 0 s", "1 min 5 s", "60 min 0 s"]

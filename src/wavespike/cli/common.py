@@ -82,8 +82,9 @@ def progress(what: str, total: float | None) -> Iterator[Callable[[float], None]
 
 
 def duration_text(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.2f} s"
+    """`0.52 s`, `1 min 5 s`, `60 min 0 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.2f} s"
 
 
 def load_mono(path: str, rate_hz: int) -> Tensor:

@@ -109,7 +109,9 @@ def _evaluate(model: Any, panel: Any, files: list[Path], peak: float | None, con
             # judged at the file's own rate, so that every model is measured against the same reference
             yield Pair(str(path), audio, resample(made.numpy(), model.sample_rate, rate_hz), rate_hz)
 
-    report = panel.run(pairs(), lambda row: advance())
+    # scoring processes would slow the model down: with them, all speech is made first
+    items = list(pairs()) if panel.processes > 1 else pairs()
+    report = panel.run(items, lambda row: advance())
     total = sum(speeds[1:], start=speeds[0])
     return {"parameters": model.parameter_count(), "real_time_factor": total.real_time_factor, "times_real_time": total.times_real_time,
             "seconds": total.audio_s, "metrics": report.as_dict()}
@@ -138,8 +140,9 @@ def _show(report: dict[str, Any]) -> None:
     table.add_column("metric", no_wrap=True)
     table.add_column("better", no_wrap=True)
     table.add_column("original", justify="right")
-    for name in report["models"]:
-        table.add_column(escape(name), justify="right")
+    short = [Path(name).name for name in report["models"]]
+    for name, last in zip(report["models"], short, strict=True):
+        table.add_column(escape(last if short.count(last) == 1 else name), justify="right", overflow="fold")
     columns = [report["original"]["metrics"], *(m["metrics"] for m in report["models"].values())]
     for key, metric in METRICS.items():
         if not any(key in column["means"] for column in columns):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from wavespike.config import Config
-from wavespike.errors import ConfigError, UsageError
+from wavespike.errors import ConfigError, UsageError, nearest
 from wavespike.models.base import Stream, Vocoder, check_audio
 from wavespike.models.streaming import BackboneStream
 from wavespike.nn.convnext import ConvNeXtBackbone, ConvNeXtConfig
@@ -114,6 +114,7 @@ class Vocos(Vocoder[VocosConfig]):
 
     def features(self, audio: Tensor, bandwidth_id: Tensor | None = None, **condition: Any) -> Tensor:
         """Waveform [B, T] -> features [B, C, L]; EnCodec features need `bandwidth_id` [B] or [1]."""
+        _refuse(condition)
         check_audio(audio)
         with torch.set_grad_enabled(self._keep_graph(audio)):
             out: Tensor = self.feature_extractor(audio, bandwidth_id=bandwidth_id)
@@ -128,6 +129,7 @@ class Vocos(Vocoder[VocosConfig]):
 
     def decode(self, features: Tensor, bandwidth_id: Tensor | None = None, **condition: Any) -> Tensor:
         """Features [B, C, L] -> waveform [B, T]; `bandwidth_id` [B] or [1] for models with adaptive norms."""
+        _refuse(condition)
         self.check_features(features)
         condition_id = self._condition(bandwidth_id, features.shape[0])
         with torch.set_grad_enabled(self._keep_graph(features)):
@@ -136,6 +138,7 @@ class Vocos(Vocoder[VocosConfig]):
 
     def stream(self, batch_size: int = 1, bandwidth_id: Tensor | None = None, **condition: Any) -> Stream:
         """A session that decodes chunks of features [B, C, l]; a centred model answers late, a causal one at once."""
+        _refuse(condition)
         condition_id = self._condition(bandwidth_id, batch_size)
         return BackboneStream(self.backbone, self.head, self.hop_length, self.feature_channels, batch_size, condition_id)
 
@@ -152,3 +155,8 @@ class Vocos(Vocoder[VocosConfig]):
         if not good or int(bandwidth_id.min()) < 0 or int(bandwidth_id.max()) >= known:
             raise UsageError(f"expected bandwidth_id of 1 or {batch} integers in 0..{known - 1}, got {bandwidth_id.tolist()}")
         return bandwidth_id
+
+
+def _refuse(condition: dict[str, Any]) -> None:
+    for name in condition:
+        raise UsageError(f"expected no other condition than bandwidth_id, got {name!r}{nearest(name, ['bandwidth_id'])}")

@@ -60,7 +60,7 @@ def conditioned(model: Vocos) -> bool:
 
 
 def export(model: Vocos, path: str | Path, *, int8: bool = False) -> Path:
-    """Write the network of `model` as an ONNX file; `int8` quantises its weights dynamically (a tenth more error, a third less time: measure yours).
+    """Write the network of `model` as an ONNX file; `int8` quantises its weights dynamically: smaller and less exact.
 
     Raises MissingDependencyError without the extra `export`, OutputError when the file cannot be written.
     """
