@@ -17,6 +17,8 @@ MODEL_TYPES: dict[str, str] = {
     "spiking-vocos": "wavespike.models.spiking_vocos:SpikingVocos",
     "griffin-lim": "wavespike.models.griffin_lim:GriffinLim",
     "sparch": "wavespike.models.sparch:SpArch",
+    "audiodec": "wavespike.models.audiodec:AudioDec",
+    "hifigan": "wavespike.models.hifigan:HiFiGAN",
 }
 
 
