@@ -19,6 +19,7 @@ _PUBLIC = {
     "presets": "wavespike.hub.load",
     "Vocos": "wavespike.models.vocos",
     "SpikingVocos": "wavespike.models.spiking_vocos",
+    "SpArch": "wavespike.models.sparch",
     "record_spikes": "wavespike.nn.recording",
     "energy": "wavespike.metrics.energy",
     "MelConfig": "wavespike.signal.mel",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from wavespike.hub.load import presets as presets
     from wavespike.hub.load import save as save
     from wavespike.metrics.energy import energy as energy
+    from wavespike.models.sparch import SpArch as SpArch
     from wavespike.models.spiking_vocos import SpikingVocos as SpikingVocos
     from wavespike.models.vocos import Vocos as Vocos
     from wavespike.nn.recording import record_spikes as record_spikes

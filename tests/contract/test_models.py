@@ -44,7 +44,7 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     ],
     "hifigan": [{"channels": 24, "in_channels": 8, "upsample_scales": [4, 3]}],
     "audiodec": [{"encoder": {"channels": 2}, "decoder": {"type": "audiodec-decoder", "channels": 2}}],
-    "sparch": [{"nb_hiddens": 32, "nb_layers": 2, "pdrop": 0.0}],
+    "sparch": [{"model_type": "RadLIF", "nb_hiddens": 32, "nb_layers": 2, "pdrop": 0.0}, {"model_type": "GRU", "nb_hiddens": 8, "pdrop": 0.0}],
 }
 """Model type -> small configurations (without the type)."""
 

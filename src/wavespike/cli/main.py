@@ -27,6 +27,8 @@ VERBS: dict[str, str] = {
     "resynth": "speech to features and back: a file, a folder or a list",
     "vocode": "a mel spectrogram (.npy, .npz) to speech",
     "train": "train a model from a recipe",
+    "classify": "what was said: labels with scores, from files or live",
+    "prepare": "audio to spike trains: a data set in the layout of SHD",
     "resume": "go on with a training run that was stopped",
     "eval": "models over speech: quality, pitch, speed, in one table",
     "energy": "what a model costs on an audio file, counted operation by operation",

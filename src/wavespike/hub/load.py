@@ -38,7 +38,7 @@ def load(source: str | Path, *, revision: str | None = None, expect: type[Model[
     name = str(source)
     if (PRESETS / name / CONFIG).is_file():
         model = load_folder(PRESETS / name)
-    elif Path(source).is_dir():
+    elif Path(source).is_dir() or (Path(source).suffix in (".pth", ".pt") and Path(source).is_file()):
         model = load_folder(Path(source))
     elif is_hub_id(name):
         model = load_folder(fetch(name, revision))

@@ -16,6 +16,7 @@ MODEL_TYPES: dict[str, str] = {
     "vocos": "wavespike.models.vocos:Vocos",
     "spiking-vocos": "wavespike.models.spiking_vocos:SpikingVocos",
     "griffin-lim": "wavespike.models.griffin_lim:GriffinLim",
+    "sparch": "wavespike.models.sparch:SpArch",
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from wavespike.errors import ConfigError, nearest
 
 TASK_TYPES: dict[str, str] = {
+    "classification": "wavespike.training.classification:ClassificationTask",
     "adversarial": "wavespike.training.adversarial:AdversarialTask",
     "reconstruction": "wavespike.training.reconstruction:ReconstructionTask",
     "spiking-adversarial": "wavespike.training.distillation:SpikingAdversarialTask",
@@ -19,6 +20,7 @@ TASK_TYPES: dict[str, str] = {
 }
 
 DATA_TYPES: dict[str, str] = {
+    "labelled-speech": "wavespike.training.speech_data:LabelledSpeech",
     "audio": "wavespike.training.audio_data:AudioData",
 }
 

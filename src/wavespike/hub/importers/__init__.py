@@ -5,4 +5,4 @@ Each has `recognises(folder) -> bool` and `load(folder) -> Model`. IMPORTERS lis
 
 from __future__ import annotations
 
-IMPORTERS: tuple[str, ...] = ("wavespike.hub.importers.spiking_vocos", "wavespike.hub.importers.vocos")
+IMPORTERS: tuple[str, ...] = ("wavespike.hub.importers.spiking_vocos", "wavespike.hub.importers.vocos", "wavespike.hub.importers.sparch")
