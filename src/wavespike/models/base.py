@@ -161,6 +161,11 @@ class Codec(Model[ConfigT]):
         """C of the input audio."""
 
     @property
+    def output_channels(self) -> int:
+        """C of the decoded audio."""
+        return self.channels
+
+    @property
     @abc.abstractmethod
     def delay(self) -> int:
         """Future samples that an output sample waits for at most (look-ahead; the frame a caller gathers comes on top)."""
