@@ -2,6 +2,7 @@
 # make test      install what the tests need; lint, types, layers and all tests but the slow ones
 # make test-all  the slow ones too
 # make bench     speed against the published architecture and the baselines -> docs/benchmarks.md
+# make picture   the README's picture anew, from the bundled vocoder
 # Needs Python >= 3.11 (name another one by make PYTHON=python3.12 demo), git and make. No compiler: what needs one is left out by name.
 
 SHELL := /bin/sh
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --qui
 INPUTS := pyproject.toml constraints.txt
 DEMO_OUT ?= demo_out
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench picture clean
 
 demo: .venv/.demo
 	$(BIN)/wavespike demo --out $(DEMO_OUT)
@@ -31,6 +32,9 @@ lint: .venv/.test
 bench: .venv/.test
 	-$(PIP) --no-deps vocos
 	$(BIN)/python benchmarks/bench_vocoders.py
+
+picture: demo
+	cp $(DEMO_OUT)/demo.png docs/images/demo.png
 
 .venv/.python:
 	@test -n "$(PYTHON)" || { echo "make: expected Python >= 3.11 with venv and ensurepip, found none; install it (Debian: python3-venv) or say make PYTHON=..." >&2; exit 1; }

@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -39,6 +40,8 @@ from wavespike.signal.mel import MelConfig, log_mel
 Decode = Callable[[Tensor], Tensor]
 REFERENCE = "published architecture, eager"
 PUBLISHED_PARAMETERS = 13_531_650
+EXPORTS = Path(os.environ.get("WAVESPIKE_BENCH_EXPORTS") or tempfile.mkdtemp(prefix="wavespike-bench-"))
+"""Folder of the exported graphs, shared with the processes that measure memory."""
 
 
 class Skip(Exception):
@@ -80,13 +83,13 @@ def compiled(model: Any) -> Decode:
     return lambda features: forward(features)
 
 
-def onnx(model: Any, threads: int) -> Decode:
-    """The network through ONNX Runtime, the head's transforms as the package does them."""
+def onnx(model: Any, threads: int, graph: str) -> Decode:
+    """The network through ONNX Runtime, the head's transforms as the package does them. The graph is exported once, outside what is measured."""
     try:
         from wavespike.runtime.onnx import OnnxVocos, export
 
-        with tempfile.TemporaryDirectory() as folder:
-            session = OnnxVocos(model, export(model, Path(folder) / "model.onnx"), threads)
+        path = EXPORTS / f"{graph}.onnx"
+        session = OnnxVocos(model, path if path.exists() else export(model, path), threads)
     except MissingDependencyError as error:
         raise Skip(str(error)) from error
     return eager(session)
@@ -123,11 +126,11 @@ def contenders() -> list[Contender]:
     return [
         Contender(REFERENCE, lambda n: eager(published())),
         Contender("published architecture, torch.compile", lambda n: compiled(published()), REFERENCE),
-        Contender("published architecture, ONNX Runtime", lambda n: onnx(published(), n), REFERENCE),
+        Contender("published architecture, ONNX Runtime", lambda n: onnx(published(), n, "published"), REFERENCE),
         Contender("PyPI package vocos, eager", lambda n: package(), REFERENCE),
         Contender("vocos-24k, eager", lambda n: eager(preset("vocos-24k"))),
         Contender("vocos-24k, torch.compile", lambda n: compiled(preset("vocos-24k")), "vocos-24k, eager"),
-        Contender("vocos-24k, ONNX Runtime", lambda n: onnx(preset("vocos-24k"), n), "vocos-24k, eager"),
+        Contender("vocos-24k, ONNX Runtime", lambda n: onnx(preset("vocos-24k"), n, "vocos-24k"), "vocos-24k, eager"),
         Contender("griffin-lim-24k (32 iterations)", lambda n: eager(preset("griffin-lim-24k"))),
     ]
 
@@ -173,7 +176,8 @@ def run(threads: int, rounds: int, features: Tensor, only: str | None) -> tuple[
 
 def memory_mb(name: str, seconds: float) -> float:
     """Peak resident memory of a process that decodes with one contender, less that of one that only imports and makes the features, in MB."""
-    done = [subprocess.run([sys.executable, __file__, "--memory-of", what, "--seconds", str(seconds)], capture_output=True, text=True, check=True)
+    done = [subprocess.run([sys.executable, __file__, "--memory-of", what, "--seconds", str(seconds)], capture_output=True, text=True, check=True,
+                           env={**os.environ, "WAVESPIKE_BENCH_EXPORTS": str(EXPORTS)})
             for what in ("", name)]
     base, peak = (float(d.stdout.split()[-1]) for d in done)
     return peak - base
@@ -267,6 +271,7 @@ def main() -> None:
     memory = {row["name"]: memory_mb(row["name"], args.seconds) for row in results[args.threads[0]]}
     for name, value in memory.items():
         print(f"peak memory: {name:<42} {value:6.0f} MB")
+    shutil.rmtree(EXPORTS, ignore_errors=True)
     if args.json:
         args.json.write_text(json.dumps({"results": results, "memory_mb": memory, "skipped": skipped, "machine": common.machine()}, indent=2))
     if args.no_write:

@@ -47,6 +47,7 @@ def write_section(name: str, text: str, page: Path = PAGE) -> None:
     """Replace the section between the markers of `name` in the page, or append it."""
     begin, end = f"<!-- {name}: made by make bench, do not edit -->", f"<!-- end of {name} -->"
     old = page.read_text(encoding="utf-8") if page.exists() else "# Benchmarks\n"
+    old = old.replace(" No run has been recorded yet.", "")
     section = f"{begin}\n{text.strip()}\n{end}\n"
     if begin in old and end in old:
         head, rest = old.split(begin, 1)

@@ -20,6 +20,7 @@ _PUBLIC = {
     "Vocos": "wavespike.models.vocos",
     "AudioDec": "wavespike.models.audiodec",
     "SpikingVocos": "wavespike.models.spiking_vocos",
+    "SpArch": "wavespike.models.sparch",
     "record_spikes": "wavespike.nn.recording",
     "energy": "wavespike.metrics.energy",
     "MelConfig": "wavespike.signal.mel",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from wavespike.hub.load import save as save
     from wavespike.metrics.energy import energy as energy
     from wavespike.models.audiodec import AudioDec as AudioDec
+    from wavespike.models.sparch import SpArch as SpArch
     from wavespike.models.spiking_vocos import SpikingVocos as SpikingVocos
     from wavespike.models.vocos import Vocos as Vocos
     from wavespike.nn.recording import record_spikes as record_spikes

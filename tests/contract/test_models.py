@@ -36,10 +36,15 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
          "head": {"type": "istft", "dim": 8, "n_fft": 640, "hop_length": 320, "padding": "same"}},
     ],
     "griffin-lim": [{"features": MEL, "iterations": 3}],
-    "spiking-vocos": [{"features": MEL, "backbone": SPIKING, "head": {**ISTFT, "dim": 32}}],
+    "spiking-vocos": [
+        {"features": MEL, "backbone": SPIKING, "head": {**ISTFT, "dim": 32}},
+        {"features": MEL, "backbone": {**SPIKING, "temporal_shift": True, "causal": True, "initial_norm": True, "num_layers": 2}, "head": {**ISTFT, "dim": 32, "mel_prior": True}},
+        {"features": MEL, "backbone": {**SPIKING, "neuron": {"kind": "lif", "reset": "soft"}, "amplitude_shortcut": False, "expansion_init_std": 0.4},
+         "head": {"type": "source-filter", "dim": 32, "n_fft": 64, "hop_length": 16, "pitch_dim": 8, "pitch_layers": 1}},
+    ],
     "hifigan": [{"channels": 24, "in_channels": 8, "upsample_scales": [4, 3]}],
     "audiodec": [{"encoder": {"channels": 2}, "decoder": {"type": "audiodec-decoder", "channels": 2}}],
-    "sparch": [{"nb_hiddens": 32, "nb_layers": 2, "pdrop": 0.0}],
+    "sparch": [{"model_type": "RadLIF", "nb_hiddens": 32, "nb_layers": 2, "pdrop": 0.0}, {"model_type": "GRU", "nb_hiddens": 8, "pdrop": 0.0}],
 }
 """Model type -> small configurations (without the type)."""
 

@@ -10,7 +10,7 @@ import soundfile
 
 pytest.importorskip("lightning", reason="training needs the package lightning")
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training_helpers import make_corpus, voice
@@ -19,6 +19,7 @@ from wavespike.training.audio_data import AudioCrops, AudioDataConfig, AudioFile
 from wavespike.training.data import Part, StepSampler, list_files, shuffled
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(0, 20), st.integers(1, 8))
 def test_processes_and_restarts_together_see_every_item_once_in_order(processes: int, per_process: int, first: int, steps: int) -> None:
     batches = [list(StepSampler(first, first + steps, per_process, rank, processes)) for rank in range(processes)]
@@ -29,6 +30,7 @@ def test_processes_and_restarts_together_see_every_item_once_in_order(processes:
     assert later == batches[0][steps // 2 :]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 9), st.integers(1, 4))
 def test_every_validation_item_is_judged(size: int, processes: int) -> None:
     parts = [list(Part(size, rank, processes)) for rank in range(processes)]
@@ -36,6 +38,7 @@ def test_every_validation_item_is_judged(size: int, processes: int) -> None:
     assert all(parts)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 2**31), st.integers(1, 30), st.integers(0, 4))
 def test_every_file_comes_once_an_epoch(seed: int, size: int, epoch: int) -> None:
     assert sorted(shuffled(seed, epoch * size + i, size) for i in range(size)) == list(range(size))

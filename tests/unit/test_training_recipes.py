@@ -14,7 +14,7 @@ from wavespike.training.config import OptimizerConfig, plain, train_config
 from wavespike.training.recipe import apply_overrides, load_recipe, merge, read_recipe
 
 ALL = sorted(RECIPES.glob("*.yaml"))
-OURS = [p for p in ALL if p.stem in ("vocos", "vocos-imdct", "vocos-resnet", "vocos-encodec", "vocos-24k")]
+OURS = [p for p in ALL if p.stem in ("vocos", "vocos-imdct", "vocos-resnet", "vocos-encodec", "vocos-24k", "vocos-24k-prior")]
 
 
 @pytest.mark.parametrize("path", OURS, ids=lambda p: p.stem)

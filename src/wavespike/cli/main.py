@@ -30,6 +30,8 @@ VERBS: dict[str, str] = {
     "decode": "codes to speech: a .wsc file to an audio file",
     "stream": "a codec live: a file at real-time pace, or microphone to speaker, with latency",
     "train": "train a model from a recipe",
+    "classify": "what was said: labels with scores, from files or live",
+    "prepare": "audio to spike trains: a data set in the layout of SHD",
     "resume": "go on with a training run that was stopped",
     "eval": "models over speech: quality, pitch, speed, in one table",
     "energy": "what a model costs on an audio file, counted operation by operation",

@@ -24,9 +24,10 @@ def require_lightning() -> None:
 def outcome(folder: Any, as_json: bool) -> int:
     """Print where the run's models are."""
     import json
-    import os
 
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    from wavespike.training.run import is_first
+
+    if not is_first():
         return 0
     models = [str(folder / name) for name in ("best", "last") if (folder / name / "config.json").is_file()]
     if as_json:

@@ -40,7 +40,7 @@ def load(
     name = str(source)
     if (PRESETS / name / CONFIG).is_file():
         model = load_folder(PRESETS / name)
-    elif Path(source).is_dir():
+    elif Path(source).is_dir() or (Path(source).suffix in (".pth", ".pt") and Path(source).is_file()):
         model = load_folder(Path(source))
     elif (original := _original(Path(source))) is not None:
         model = original

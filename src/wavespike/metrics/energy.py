@@ -185,7 +185,7 @@ def count_linear(x: Tensor, weight: Tensor) -> Operations:
 def count_convolution(x: Tensor, weight: Tensor, *arguments: Any) -> Operations:
     """A convolution [B, C, ...] of any kind, `arguments` as in aten.convolution after the bias (stride, padding, dilation, transposed, output padding, groups).
 
-    Zero padding is no input: dense counts leave it out, as NeuroBench's do.
+    Padding that the operator itself adds is no input and left out, as in NeuroBench; padding that the model added before is (as in the published formula).
     """
     ones = torch.ones_like(x, dtype=torch.float32)
     dense = float(torch.ops.aten.convolution(ones, torch.ones_like(weight, dtype=torch.float32), None, *arguments).sum(dtype=torch.float64))

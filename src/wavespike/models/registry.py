@@ -18,6 +18,7 @@ MODEL_TYPES: dict[str, str] = {
     "griffin-lim": "wavespike.models.griffin_lim:GriffinLim",
     "audiodec": "wavespike.models.audiodec:AudioDec",
     "hifigan": "wavespike.models.hifigan:HiFiGAN",
+    "sparch": "wavespike.models.sparch:SpArch",
 }
 
 

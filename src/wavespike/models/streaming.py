@@ -202,22 +202,23 @@ class SourceFilterBlocks:
     def _pitch(self, features: Tensor, final: bool) -> tuple[Tensor, Tensor, Tensor]:
         """New frames of pitch in hertz, voicing and phase, each [B, l], exact: no artificial edge is near."""
         pitch, rate = self.head.pitch, self.head.mel.sample_rate
-        h, self.state = pitch.backbone.step(features, self.state, None, final)
+        h, self.state = pitch.backbone.step(features.to(pitch.out.weight.dtype), self.state, None, final)
         out = pitch.out(h).transpose(1, 2)
         self.logits = out if self.logits is None else torch.cat([self.logits, out], -1)
         end = self.base + self.logits.shape[-1]
         until = end if final else max(self.known, end - PITCH_REACH_FRAMES)
         if until == self.known:
-            none = features.new_zeros(features.shape[0], 0)
+            none = out.new_zeros(features.shape[0], 0)
             return none, none, none.double()
         window = self.logits.transpose(1, 2)
         f0, voiced = pitch.decode(window[..., :-1], window[..., -1])
         new = slice(self.known - self.base, until - self.base)
         f0, voiced = f0[:, new], voiced[:, new]
         if self.last is None:
-            phase = integrate_pitch(f0, self.head.config.hop_length, rate)
+            phase = integrate_pitch(f0, self.head.config.hop_length, rate, voiced=voiced)
         else:
-            phase = integrate_pitch(torch.cat([self.last[0], f0], 1), self.head.config.hop_length, rate, self.last[1])[:, 1:]
+            heard = torch.cat([torch.ones_like(voiced[:, :1]), voiced], 1)
+            phase = integrate_pitch(torch.cat([self.last[0], f0], 1), self.head.config.hop_length, rate, self.last[1], heard)[:, 1:]
         self.last = f0[:, -1:], phase[:, -1]
         self.known = until
         drop = max(0, until - PITCH_REACH_FRAMES - self.base)

@@ -159,7 +159,7 @@ class SourceFilterHead(nn.Module):
             f0_hz, voiced = self.pitch.decode(*self.pitch(features))
         if offset_samples is None:
             offset_samples = torch.zeros(features.shape[0], dtype=torch.int64, device=features.device)
-        phase = integrate_pitch(f0_hz, c.hop_length, self.mel.sample_rate, start_phase)
-        train, noise = self.source(f0_hz, phase, offset_samples)
-        start = self.start(hidden, features, voiced, train if pulses is None else pulses, noise)
+        phase = integrate_pitch(f0_hz, c.hop_length, self.mel.sample_rate, start_phase, voiced)
+        train, noise = self.source(f0_hz.to(hidden.dtype), phase, offset_samples)
+        start = self.start(hidden, features, voiced.to(hidden.dtype), train if pulses is None else pulses, noise)
         return griffin_lim(start, c.consistency_steps, c.n_fft, c.hop_length, momentum=self.momentum, padding=c.padding)

@@ -156,7 +156,7 @@ class SpikingConvNeXtBlock(nn.Module):
             return self.gamma * x
         first, _ = self.neuron1(x)
         second, _ = self.neuron2(F.gelu(self.pwconv1(first)))
-        y = self.pwconv2(second * 0.0 if c.mlp == "silenced" else second)
+        y = self.pwconv2(torch.zeros_like(second) if c.mlp == "silenced" else second)
         out: Tensor = self.gamma * (y * x if c.amplitude_shortcut else y)
         return out
 

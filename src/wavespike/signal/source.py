@@ -11,16 +11,25 @@ import math
 import torch
 from torch import Tensor
 
+SILENT = 0.1
+"""Probability of voicing below which the harmonic source is not heard."""
 
-def integrate_pitch(f0_hz: Tensor, hop_length: int, sample_rate: int, start_phase: Tensor | None = None) -> Tensor:
+
+def integrate_pitch(f0_hz: Tensor, hop_length: int, sample_rate: int, start_phase: Tensor | None = None, voiced: Tensor | None = None) -> Tensor:
     """Phase of the fundamental at each frame, [B, L] hertz -> [B, L] float64 radians, wrapped to [0, 2 pi).
 
-    f0 is linear between frames, so the phase advances by the trapezoid rule. `start_phase` [B] is the phase at the first frame.
+    f0 is linear between frames, so the phase advances by the trapezoid rule. `start_phase` [B] is the phase at the first frame. Where `voiced` [B, L]
+    is below SILENT the phase starts anew from 0: nothing is heard there, and no error of pitch lives longer than a voiced stretch.
     """
     f0 = f0_hz.double()
     step = math.pi * hop_length / sample_rate * (f0[:, 1:] + f0[:, :-1])  # [B, L-1]
     start = f0.new_zeros(f0.shape[0]) if start_phase is None else start_phase.double()
-    return torch.cat([start[:, None], start[:, None] + torch.cumsum(step, 1)], 1).remainder(2 * math.pi)
+    phase = torch.cat([start[:, None], start[:, None] + torch.cumsum(step, 1)], 1)
+    if voiced is not None:
+        anew = torch.where(voiced < SILENT, torch.arange(1, f0.shape[1] + 1, device=f0.device), 0).cummax(1).values  # 0: not yet
+        base = torch.cat([f0.new_zeros(f0.shape[0], 1), phase], 1).gather(1, anew)
+        phase = phase - base
+    return phase.remainder(2 * math.pi)
 
 
 def harmonic_source(f0_hz: Tensor, phase: Tensor, hop_length: int, sample_rate: int) -> Tensor:

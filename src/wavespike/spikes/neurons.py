@@ -142,26 +142,29 @@ class _FusedScan(torch.autograd.Function):
         k = 1.0 if decay is None else float(decay)
         leak = 1.0 if decay is None else 1.0 - k  # dh / dv
         gain = k if decay is not None and config.decay_input else 1.0  # dh / dx
+        unit = _slope_unit(config)
         for a in range(0, count, BLOCK):
             part = slice(a, a + BLOCK)
             # potentials are computed again: cheaper in the cache than kept in memory
-            charged, before = [], [None if start is None else start[part]]
+            charged, drives, v_t = [], [], None if start is None else start[part]
             for t in range(steps):
-                h = x.new_empty(spikes[t, part].shape)
-                _charge(inputs[t][part], before[t], k, config, h)
+                drive, h = _charge_again(inputs[t][part], v_t, k, config)
                 charged.append(h)
+                drives.append(drive)
                 if t + 1 < steps:
-                    before.append(_after_reset(h, spikes[t, part], config, None))
-            carried, scale = None if grad_after is None else grad_after[part], 1.0  # g_v = scale * carried
+                    v_t = _after_reset(h, spikes[t, part], config, None)
+            # g_v = scale * carried, and carried = g_h / unit: the constant factor of the surrogate stays outside
+            carried, scale = None if grad_after is None else grad_after[part], 1.0
             for t in reversed(range(steps)):
                 row = grad_spikes[t]
                 g = _through_step(None if row is None else row[part], carried, scale, charged[t], spikes[t, part], config)
-                if grad_k is not None:
-                    grad_k += _decay_gradient(g, inputs[t][part], before[t], config)
-                torch.mul(g, gain, out=grad_x[t, part])
-                carried, scale = g, leak
+                drive = drives[t]
+                if grad_k is not None and drive is not None:
+                    grad_k += unit * torch.dot(g, drive)
+                torch.mul(g, gain * unit, out=grad_x[t, part])
+                carried, scale = g, leak * unit
             if grad_v is not None:
-                torch.mul(g, leak, out=grad_v[part])
+                torch.mul(g, leak * unit, out=grad_v[part])
         return (grad_x.view(x.shape), None if grad_v is None else grad_v.view(shape),
                 None if grad_k is None else grad_k.to(decay).reshape(decay.shape), None)
 
@@ -198,8 +201,23 @@ def _after_reset(h: Tensor, s: Tensor, config: NeuronConfig, out: Tensor | None)
     return v if config.rest == 0.0 else v.add_(s, alpha=config.rest)
 
 
+def _charge_again(x: Tensor, v: Tensor | None, k: float, config: NeuronConfig) -> tuple[Tensor | None, Tensor]:
+    """dh/dk (None: zero) and h of one step, for the backward: h may differ from the forward's by rounding."""
+    rest = config.rest
+    if config.kind == "if":
+        return None, x if v is None and rest == 0.0 else x + (rest if v is None else v)
+    if v is None:  # at rest: v - r = 0
+        h = x * k if config.decay_input else x
+        return x if config.decay_input else None, h if rest == 0.0 else h + rest
+    away = v if rest == 0.0 else v - rest
+    if config.decay_input:
+        drive = x - away
+        return drive, torch.add(v, drive, alpha=k)
+    return away.neg(), torch.add(v, away, alpha=-k).add_(x)
+
+
 def _through_step(grad_s: Tensor | None, carried: Tensor | None, scale: float, h: Tensor, s: Tensor, config: NeuronConfig) -> Tensor:
-    """g_h of one step from g_s (None: 0) and g_v = scale * carried (None: 0)."""
+    """g_h / unit of one step from g_s (None: 0) and g_v = scale * carried (None: 0)."""
     if grad_s is None:
         grad_s = torch.zeros_like(h)
     if carried is None:
@@ -214,27 +232,23 @@ def _through_step(grad_s: Tensor | None, carried: Tensor | None, scale: float, h
     else:
         inner = torch.add(grad_s, carried, alpha=-scale * config.threshold)
     kept = torch.addcmul(carried, carried, s, value=-1) if hard else carried
-    return _times_slope(inner, h, config).add_(kept, alpha=scale)
+    return _times_slope(inner, h, config).add_(kept, alpha=scale / _slope_unit(config))
+
+
+def _slope_unit(config: NeuronConfig) -> float:
+    """The constant factor that `_times_slope` leaves out."""
+    return config.surrogate.steepness if config.surrogate.name == "sigmoid" else 1.0
 
 
 def _times_slope(g: Tensor, h: Tensor, config: NeuronConfig) -> Tensor:
-    """g times the surrogate derivative at h, a new tensor."""
+    """g times the surrogate derivative at h, over `_slope_unit`; a new tensor."""
     surrogate = config.surrogate
     if surrogate.name == "sigmoid":  # one kernel for g y (1 - y)
-        alpha = 4.0 if surrogate.alpha is None else surrogate.alpha
-        y = (h - config.threshold).mul_(alpha).sigmoid_()
+        alpha = surrogate.steepness
+        y = torch.add(h.new_tensor(-alpha * config.threshold), h, alpha=alpha).sigmoid_()
         out: Tensor = torch.ops.aten.sigmoid_backward(g, y)
-        return out.mul_(alpha)
+        return out
     return surrogate.derivative(h - config.threshold).mul_(g)
-
-
-def _decay_gradient(g: Tensor, x: Tensor, before: Tensor | None, config: NeuronConfig) -> Tensor:
-    """sum g dh/dk, dh/dk = x - (v - r) with decay of the input, -(v - r) without."""
-    rest = config.rest
-    if before is None:  # at rest: v - r = 0
-        return torch.dot(g, x) if config.decay_input else g.new_zeros(())
-    total = torch.dot(g, x - before) if config.decay_input else -torch.dot(g, before)
-    return total + rest * g.sum() if rest != 0.0 else total
 
 
 def neuron_scan(x: Tensor, v: Tensor | None, decay: Tensor | float | None, config: NeuronConfig) -> tuple[Tensor, Tensor]:

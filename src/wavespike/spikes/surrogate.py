@@ -77,10 +77,14 @@ class SurrogateConfig(Config):
         if self.alpha is not None and not self.alpha > 0:
             raise ConfigError(f"surrogate.alpha: expected a positive number, got {self.alpha}; the larger, the steeper")
 
+    @property
+    def steepness(self) -> float:
+        """alpha, or its default."""
+        return DERIVATIVES[self.name][1] if self.alpha is None else self.alpha
+
     def derivative(self, z: Tensor) -> Tensor:
         """g(z), of the shape of z."""
-        function, default = DERIVATIVES[self.name]
-        return function(z, default if self.alpha is None else self.alpha)
+        return DERIVATIVES[self.name][0](z, self.steepness)
 
 
 class Spike(torch.autograd.Function):

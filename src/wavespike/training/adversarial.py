@@ -111,7 +111,7 @@ class AdversarialTask(VocoderTask):
                 fake, real = self.generate(batch, condition)
             total = real.new_zeros(())
             for name, group in self.discriminators.items():
-                value = discriminator_loss(group(real, condition)[0], group(fake, condition)[0], self.config.adversarial_loss)
+                value = discriminator_loss(self.discriminate(group, real, condition)[0], self.discriminate(group, fake, condition)[0], self.config.adversarial_loss)
                 figures[f"discriminator/{name}"] = value.detach()
                 total = total + self.weights[name] * value
             return total, figures
@@ -122,8 +122,8 @@ class AdversarialTask(VocoderTask):
         if self.steps_done >= self.config.pretrain_mel_steps:
             for name, group in self.discriminators.items():
                 with torch.no_grad():
-                    real_maps = group(real, condition)[1]
-                scores, fake_maps = group(fake, condition)
+                    real_maps = self.discriminate(group, real, condition)[1]
+                scores, fake_maps = self.discriminate(group, fake, condition)
                 adversarial, matching = generator_loss(scores, self.config.adversarial_loss), feature_matching_loss(real_maps, fake_maps)
                 figures[f"generator/{name}"] = adversarial.detach()
                 figures[f"generator/matching_{name}"] = matching.detach()

@@ -36,7 +36,7 @@ def feature_matching_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Seque
 
     The real maps are targets: no gradient flows into them.
     """
-    terms = [F.l1_loss(f, r.detach()) for rs, fs in zip(real, fake, strict=True) for r, f in zip(rs, fs, strict=True)]
+    terms = [F.l1_loss(f.float(), r.detach().float()) for rs, fs in zip(real, fake, strict=True) for r, f in zip(rs, fs, strict=True)]
     return torch.stack(terms).sum() / len(real)
 
 

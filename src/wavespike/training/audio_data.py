@@ -274,6 +274,7 @@ class AudioData(Data):
         super().__init__(config, *rest, **more)
         assert isinstance(config.data, AudioDataConfig)
         self.config = config.data
+        self._found: dict[str, list[AudioFile]] = {}
         self.sample_rate = self.model.sample_rate
         self.hop_length = int(getattr(self.model, "hop_length", 256))
         from wavespike.training.registry import task_class
@@ -287,6 +288,11 @@ class AudioData(Data):
                 list_files(required(config.data, what))
 
     def _scan(self, what: str, pitch: bool, silent: bool) -> list[AudioFile]:
+        if what not in self._found:
+            self._found[what] = self._scan_files(what, pitch, silent)
+        return self._found[what]
+
+    def _scan_files(self, what: str, pitch: bool, silent: bool) -> list[AudioFile]:
         c = self.config
         paths = list_files(required(c, what))
         if what == "valid":

@@ -182,6 +182,8 @@ class SpikingTask(VocoderTask):
             self.adapters.extend(kind(b.dim, teacher.backbone.config.dim, b.readout_decay) for _ in range(b.num_layers))
             if self.distillation.start_from_teacher:
                 start_from(model, teacher)
+                if self.average is not None:
+                    self.average.load_state_dict(model.state_dict())
 
     def parameters_of(self, phase: str) -> Iterator[nn.Parameter]:
         if phase != self.all_phases()[-1]:

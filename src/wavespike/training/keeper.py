@@ -37,7 +37,7 @@ class RunKeeper(L.Callback):
 
     def __init__(self, folder: Path, config: TrainConfig, report: Callable[[str], None], resumed: bool = False):
         self.folder, self.config, self.report, self.resumed = folder, config, report, resumed
-        self.started = self.finished = False
+        self.started = self.finished = self.interrupted = False
         self.writer: Any = None
         self.rows: Any = None
         self.bar: Any = None
@@ -190,6 +190,13 @@ class RunKeeper(L.Callback):
         self.writer.flush()
 
     # the end
+
+    def on_exception(self, trainer: L.Trainer, task: L.LightningModule, exception: BaseException) -> None:
+        self.interrupted = isinstance(exception, KeyboardInterrupt)
+        if self.interrupted and self.started and trainer.is_global_zero:
+            if self.bar is not None:
+                self.bar.stop()
+            self.report(f"{self.folder}: stopped; continue it with 'wavespike resume {self.folder}'")
 
     def teardown(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
         if self.bar is not None:

@@ -120,7 +120,7 @@ class ReconstructionTask(VocoderTask):
             assert self.discriminator is not None
             with torch.no_grad():
                 fake, real, _ = self.generate(batch)
-            return discriminator_loss(self.discriminator(real)[0], self.discriminator(fake)[0], c.adversarial_loss), {}
+            return discriminator_loss(self.discriminate(self.discriminator, real)[0], self.discriminate(self.discriminator, fake)[0], c.adversarial_loss), {}
         fake, real, more = self.generate(batch)
         spectral = self.spectral(fake, real)
         terms: dict[str, Tensor] = {"spectral": spectral, **more}
@@ -132,8 +132,8 @@ class ReconstructionTask(VocoderTask):
             total = total + c.pitch_weight * more["pitch"] + c.voicing_weight * more["voicing"]
         if self.discriminator is not None and self.steps_done >= c.discriminator_from:
             with torch.no_grad():
-                real_maps = self.discriminator(real)[1]
-            scores, maps = self.discriminator(fake)
+                real_maps = self.discriminate(self.discriminator, real)[1]
+            scores, maps = self.discriminate(self.discriminator, fake)
             terms["adversarial"], terms["matching"] = generator_loss(scores, c.adversarial_loss), feature_matching_loss(real_maps, maps)
             total = total + c.adversarial_weight * terms["adversarial"] + c.matching_weight * terms["matching"]
         return total, {name: value.detach() for name, value in terms.items()}

@@ -12,6 +12,7 @@ from typing import Any
 from wavespike.errors import ConfigError, nearest
 
 TASK_TYPES: dict[str, str] = {
+    "classification": "wavespike.training.classification:ClassificationTask",
     "adversarial": "wavespike.training.adversarial:AdversarialTask",
     "codec": "wavespike.training.codec:CodecTask",
     "reconstruction": "wavespike.training.reconstruction:ReconstructionTask",
@@ -20,6 +21,7 @@ TASK_TYPES: dict[str, str] = {
 }
 
 DATA_TYPES: dict[str, str] = {
+    "labelled-speech": "wavespike.training.speech_data:LabelledSpeech",
     "audio": "wavespike.training.audio_data:AudioData",
     "noisy-audio": "wavespike.training.noisy_data:NoisyAudioData",
 }

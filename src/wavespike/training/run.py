@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import pickle
 import platform
 import subprocess
 import sys
@@ -29,7 +30,6 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 import yaml
-from lightning.pytorch.utilities import rank_zero_only
 
 import wavespike
 from wavespike.config import to_dict
@@ -44,26 +44,29 @@ from wavespike.training.registry import data_class, task_class
 from wavespike.training.task import Task
 
 CONFIG, FACTS, LOG, LAST = "config.yaml", "run.json", "log.jsonl", "checkpoints/last.ckpt"
+WHOLE = "expected a whole checkpoint of this run, got one that does not load"
 FOLDER_VARIABLE = "WAVESPIKE_RUN"
 """Environment variable that tells the processes started for DDP which folder the first one chose."""
 
 Report = Callable[[str], None]
 
 
-def process_rank() -> int:
-    """Rank of this process among all of the run; 0 before any other was started."""
-    return int(getattr(rank_zero_only, "rank", 0) or 0)
+def is_first() -> bool:
+    """Whether this is the first process of the run, also before the processes are connected (started by Lightning, torchrun or SLURM)."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank() == 0
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def to_stderr(line: str) -> None:
     """Reports of the first process, one line each."""
-    if process_rank() == 0:
+    if is_first():
         print(line, file=sys.stderr, flush=True)
 
 
 def new_folder(name: str, chosen: str | Path | None = None) -> Path:
     """Make the folder of a new run: the chosen one, or runs/NAME, runs/NAME-2, ... Raises UsageError when the chosen one holds a run."""
-    if process_rank() != 0:
+    if not is_first():
         return Path(os.environ.get(FOLDER_VARIABLE) or chosen or f"runs/{name}")
     folder = Path(chosen) if chosen is not None else Path("runs") / name
     if chosen is None:
@@ -89,14 +92,14 @@ def train(config: TrainConfig, chosen: str | Path | None = None) -> Path:
 
 def start(config: TrainConfig, folder: Path, *, model: Model[Any] | None = None, report: Report = to_stderr) -> Path:
     """Train from step 0 in a folder of `new_folder`. `model` replaces the one that would be built from the configuration."""
-    if process_rank() == 0:
+    if is_first():
         replace_text(folder / CONFIG, yaml.safe_dump(plain(config), sort_keys=False))
         replace_text(folder / FACTS, json.dumps(facts(config), indent=2) + "\n")
     keeper = RunKeeper(folder, config, report)
     try:
         _fit(config, keeper, None, model, report)
     except BaseException:
-        if not keeper.started and process_rank() == 0:
+        if not keeper.started and is_first():
             _unmake(folder)
         raise
     return folder
@@ -116,8 +119,21 @@ def resume(folder: Path, *, model: Model[Any] | None = None, report: Report = to
     config = read_config(folder)
     last = folder / LAST
     checkpoint = last if last.is_file() else None
+    if (folder / "last" / "config.json").is_file() and checkpoint is not None:
+        done = steps_of(checkpoint)
+        if done >= config.trainer.steps:
+            report(f"{folder}: already at step {done} of {config.trainer.steps}; to train longer raise trainer.steps in {folder / CONFIG}, then resume")
+            return folder
     _fit(config, RunKeeper(folder, config, report, resumed=checkpoint is not None), checkpoint, model, report)
     return folder
+
+
+def steps_of(checkpoint: Path) -> int:
+    """Steps done in a checkpoint. Raises CheckpointError when it does not load."""
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["wavespike"]["steps_done"])
+    except (EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{checkpoint}: {WHOLE} ({error}); copy one of the best over it") from error
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -205,15 +221,19 @@ def _fit(config: TrainConfig, keeper: RunKeeper, checkpoint: Path | None, model:
     many = t.devices * t.num_nodes > 1
     strategy: Any = AveragingStrategy(process_group_backend="gloo" if on_cpu else None) if many else "auto"
     trainer = L.Trainer(
-        accelerator="cpu" if on_cpu else "cuda", devices=t.devices, num_nodes=t.num_nodes, strategy=strategy, precision=t.precision, max_epochs=-1,
+        accelerator="cpu" if on_cpu else "cuda", devices=t.devices, num_nodes=t.num_nodes, strategy=strategy, max_epochs=-1,
         max_steps=-1, logger=False, callbacks=[keeper], enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, reload_dataloaders_every_n_epochs=1, use_distributed_sampler=False, default_root_dir=str(folder),
     )
     try:
         trainer.fit(task, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
-    except (EOFError, KeyError, RuntimeError) as error:
+    except SystemExit as end:  # Lightning's answer to Ctrl-C
+        if keeper.interrupted:
+            raise KeyboardInterrupt from end
+        raise
+    except (EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
         if checkpoint is not None and not keeper.started:
-            raise CheckpointError(f"{checkpoint}: expected a whole checkpoint of this run, got one that does not load ({error}); copy one of the best over it") from error
+            raise CheckpointError(f"{checkpoint}: {WHOLE} ({error}); copy one of the best over it") from error
         raise
     if not keeper.finished:
         raise TrainingError(f"{folder}: training ended early at step {task.steps_done} of {t.steps}; continue it with 'wavespike resume {folder}'")

@@ -88,6 +88,10 @@ class Task(L.LightningModule, abc.ABC):
     def judged(self) -> Model[Any]:
         return self.model if self.average is None else self.average
 
+    def mixed(self) -> torch.autocast:
+        """`with self.mixed():` computes in bfloat16 where `trainer.precision` is bf16-mixed. Not for spectra: there are no complex bfloat16 numbers."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.train_config.trainer.precision == "bf16-mixed")
+
     def configure_optimizers(self) -> Any:
         makers: dict[str, Any] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "radam": torch.optim.RAdam}
         out = []
@@ -135,9 +139,8 @@ class Task(L.LightningModule, abc.ABC):
 
     def _seed(self, *key: int) -> None:
         """Random numbers are a function of seed, step, phase, micro-batch and process: nothing about them needs to be stored."""
-        mixed = torch.tensor([self.train_config.trainer.seed, self.steps_done, self.global_rank, *key], dtype=torch.int64)
         value = 0
-        for k in mixed.tolist():
+        for k in (self.train_config.trainer.seed, self.steps_done, self.global_rank, *key):  # Knuth's linear congruential step mixes them
             value = (value * 6364136223846793005 + k + 1442695040888963407) % 2**63
         torch.manual_seed(value)
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavespike.errors import ConfigError
 from wavespike.metrics.panel import METRICS
@@ -54,6 +54,12 @@ class VocoderTask(Task):
     def lower_is_better(self, figure: str) -> bool:
         metric = METRICS.get(figure.partition("@")[0])
         return super().lower_is_better(figure) if metric is None else metric.better == "lower"
+
+    def discriminate(self, group: nn.Module, audio: Tensor, condition: Tensor | None = None) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """(scores, feature maps) of a discriminator group, in the run's precision; scores are float32."""
+        with self.mixed():
+            scores, maps = group(audio, condition)
+        return [score.float() for score in scores], maps
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()

@@ -28,7 +28,7 @@ def energy_bars(report: EnergyReport, path: str | Path, *, names: tuple[str, str
     groups = [g for g in dict.fromkeys([*ours, *theirs]) if max(_pj(ours.get(g), report), _pj(theirs.get(g), report)) > 2e-3 * report.energy_pj]
 
     figure = Figure(figsize=(12.0, 5.2), dpi=120, layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[4, 1])
+    left, right = figure.subplots(1, 2, width_ratios=[3.6, 1])
     width = 0.4 if theirs else 0.7
     for i, group in enumerate(groups):
         _stack(left, i - (width / 2 if theirs else 0), ours.get(group), report, to_uj, width, None)
@@ -43,7 +43,7 @@ def energy_bars(report: EnergyReport, path: str | Path, *, names: tuple[str, str
     ratios = [] if report.ratio is None else [f"complete {report.ratio:.3f}"]
     if report.published is not None:
         ratios.append(f"published {report.published.ratio:.3f}")
-    right.set_title("whole; ratios:\n" + ", ".join(ratios) if ratios else "whole")
+    right.set_title("\n".join(["ratio", *ratios]) if ratios else "whole", fontsize=10)
     parts = report.model.total.parts_pj(t, report.memory)
     handles: list[Any] = [Patch(color=COLOURS[part], label=part) for part in parts]
     if theirs:

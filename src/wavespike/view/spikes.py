@@ -18,6 +18,7 @@ from wavespike.nn.recording import SpikeRecord
 from wavespike.view.spectrogram import save_figure
 
 Array = np.ndarray[Any, Any]
+COLOURS = ("#1f4e79", "#e07b39", "#2a7f62", "#b8456b", "#6c5b9e", "#a58a1f", "#3a8fb7", "#8c4a2f")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,17 +104,21 @@ def _picture(planes: list[Plane], path: str | Path, title: str, hop_seconds: flo
     except ImportError as error:
         raise MissingDependencyError("A picture", "matplotlib", "view") from error
     figure = Figure(figsize=(14.0, 9.0), dpi=110)
-    scatter: Any = figure.add_axes((0.0, 0.02, 0.6, 0.92), projection="3d")
-    for plane in planes:
-        scatter.scatter(plane.frames, plane.channels, np.full(plane.frames.size, plane.depth), c=plane.values, cmap="viridis", vmin=0, vmax=1, s=3, alpha=0.6,
-                        linewidths=0)
+    scatter: Any = figure.add_axes((0.0, 0.02, 0.58, 0.92), projection="3d")
     length, width = planes[0].density.shape[0], max(p.density.shape[1] for p in planes)
+    colours = {p.name: COLOURS[i % len(COLOURS)] for i, p in enumerate(planes)}
+    for plane in planes:
+        channels = plane.density.shape[1]
+        corners = np.array([(0, 0), (length, 0), (length, channels), (0, channels), (0, 0)])
+        scatter.plot(corners[:, 0], corners[:, 1], plane.depth, color="#999999", linewidth=0.6)
+        scatter.scatter(plane.frames, plane.channels, np.full(plane.frames.size, plane.depth), color=colours[plane.name], s=2 + 6 * plane.values**2, alpha=0.8,
+                        linewidths=0, depthshade=False)
     scatter.set(xlabel="sequence (frame)", ylabel="channel", xlim=(0, length), ylim=(0, width))
     scatter.set_zticks([p.depth for p in planes], [_short(p.name) for p in planes])
-    scatter.tick_params(axis="z", labelsize=8, pad=6)
-    scatter.set_zlabel("depth", labelpad=28)
-    scatter.set_box_aspect((1.6, 1.0, 1.3))
-    scatter.view_init(elev=18, azim=-60)
+    scatter.tick_params(axis="z", labelsize=8, pad=8)
+    scatter.text2D(0.93, 0.84, "depth", transform=scatter.transAxes)
+    scatter.set_box_aspect((1.6, 1.0, 1.6))
+    scatter.view_init(elev=14, azim=-62)
     figure.suptitle(title or "spikes")
 
     busy = _busiest(planes)
@@ -125,10 +130,13 @@ def _picture(planes: list[Plane], path: str | Path, title: str, hop_seconds: flo
     bar.set_label("spikes per time step")
 
     rates: Any = figure.add_axes((0.66, 0.09, 0.30, 0.36))
-    colours = ["#c0392b" if p.rate < 1e-4 or p.rate > 0.9 else "#4c6a92" for p in planes]
-    rates.bar(range(len(planes)), [p.rate for p in planes], color=colours)
+    ill = ["red" if p.rate < 1e-4 or p.rate > 0.9 else "none" for p in planes]
+    rates.bar(range(len(planes)), [p.rate for p in planes], color=[colours[p.name] for p in planes], edgecolor=ill, linewidth=2)
+    for i, plane in enumerate(planes):
+        if plane.rate < 1e-4:
+            rates.text(i, 0, "silent", color="red", rotation=90, ha="center", va="bottom", fontsize=8)
     rates.set_xticks(range(len(planes)), [_short(p.name) for p in planes], rotation=60, ha="right", fontsize=8)
-    rates.set(title="firing rate by layer (red: silent or saturated)", ylabel="spikes per neuron and step")
+    rates.set(title="firing rate by layer (red frame: silent or saturated)", ylabel="spikes per neuron and step")
     rates.spines[["top", "right"]].set_visible(False)
     return save_figure(figure, path)
 

@@ -5,4 +5,6 @@ Each has `recognises(path) -> bool` and `load(path) -> Model`; a path is a folde
 
 from __future__ import annotations
 
-IMPORTERS: tuple[str, ...] = ("wavespike.hub.importers.spiking_vocos", "wavespike.hub.importers.vocos", "wavespike.hub.importers.audiodec")
+IMPORTERS: tuple[str, ...] = (
+    "wavespike.hub.importers.spiking_vocos", "wavespike.hub.importers.vocos", "wavespike.hub.importers.audiodec", "wavespike.hub.importers.sparch",
+)
