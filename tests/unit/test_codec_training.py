@@ -23,7 +23,7 @@ from wavespike.training.codec_losses import codec_mel_config, multi_resolution_s
 from wavespike.training.config import train_config
 from wavespike.training.noisy_data import mix
 from wavespike.training.recipe import load_recipe
-from wavespike.training.run import new_folder, start
+from wavespike.training.run import new_folder, resume, start
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "codec"
 RATE = 24000
@@ -108,6 +108,18 @@ def test_denoising_moves_encoder_and_projector_alone(place, first, paired):
     data = [f"data.noisy_train={place / 'noisy'}", f"data.noisy_valid={place / 'noisy'}"] if paired else [f"data.noise={place / 'noise'}"]
     run = train(place, "small-4-denoise", f"stage4-{paired}", f"init={first}", *data)
     assert moved(wavespike.load(first / "best"), wavespike.load(run / "last")) == {"encoder", "projector"}
+
+
+@pytest.mark.parametrize(("overrides", "tolerance"), [(["task.scale=null", "task.resolution=null"], 0.0), ([], 1e-5)], ids=["metric losses", "discriminators"])
+def test_a_resumed_run_is_the_unbroken_one_with_its_codebooks(place, first, overrides, tolerance):
+    words = ["optimizer.schedule=constant", "trainer.validate_every=100", "task.encoder_until=null", f"init={first}", *overrides]
+    whole = train(place, "small-2-adversarial", f"whole{tolerance}", *words, "trainer.steps=3")
+    part = train(place, "small-2-adversarial", f"part{tolerance}", *words, "trainer.steps=2")
+    config = part / "config.yaml"
+    config.write_text(config.read_text().replace("  steps: 2\n", "  steps: 3\n"))
+    resume(part, report=lambda line: None)
+    a, b = wavespike.load(whole / "last").state_dict(), wavespike.load(part / "last").state_dict()
+    assert max(float((v.float() - b[k].float()).abs().max()) for k, v in a.items()) <= tolerance
 
 
 @pytest.mark.parametrize("recipe", sorted(p.stem for p in RECIPES.glob("*.yaml")))

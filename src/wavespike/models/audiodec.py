@@ -322,6 +322,10 @@ class AudioDec(Codec[AudioDecConfig]):
         return self.config.input_channels
 
     @property
+    def output_channels(self) -> int:
+        return self.config.output_channels
+
+    @property
     def delay(self) -> int:
         """0 for causal models: output sample t needs input samples up to t only, and `push` of n samples returns n samples."""
         projector = 0 if self.config.causal else self.hop

@@ -125,54 +125,6 @@ class Vocoder(Model[ConfigT]):
             raise FeatureError(f"expected finite {want}, got NaN or Inf; check what made them")
 
 
-class ClassifierStream(Stream):
-    """A session of a classifier: `push` audio (or features) and get the logits so far [B, classes]; `flush` gives the final ones."""
-
-    @property
-    @abc.abstractmethod
-    def logits(self) -> Tensor:
-        """[B, classes] of what was heard so far; after the end they equal the offline logits."""
-
-
-class Classifier(Model[ConfigT]):
-    """features(audio [B, T]) -> [B, C, L]; logits(features) -> [B, classes]; calling it does both."""
-
-    kind: ClassVar[str] = "classifier"
-
-    @property
-    @abc.abstractmethod
-    def labels(self) -> tuple[str, ...]:
-        """The classes' names, in the order of the logits."""
-
-    @abc.abstractmethod
-    def features(self, audio: Tensor, **condition: Any) -> Tensor:
-        """Waveform [B, T] at `sample_rate` -> features [B, C, L]."""
-
-    @abc.abstractmethod
-    def logits(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Features [B, C, L], `lengths` [B] in frames when padded -> [B, classes]; the largest is the answer."""
-
-    @property
-    @abc.abstractmethod
-    def feature_channels(self) -> int:
-        """C of the features."""
-
-    @abc.abstractmethod
-    def stream(self, batch_size: int = 1, **condition: Any) -> ClassifierStream:
-        """A session that recognises while the input comes."""
-
-    def forward(self, audio: Tensor, **condition: Any) -> Tensor:
-        return self.logits(self.features(audio, **condition))
-
-    def check_features(self, features: Tensor) -> None:
-        """Raises FeatureError unless features are [B, feature_channels, L >= 1] and finite."""
-        want = f"features [batch, {self.feature_channels}, frames]"
-        if features.ndim != 3 or features.shape[1] != self.feature_channels or features.shape[2] == 0:
-            raise FeatureError(f"expected {want} with at least one frame, got {list(features.shape)}; compute them with model.features(audio)")
-        if not bool(torch.isfinite(features).all()):
-            raise FeatureError(f"expected finite {want}, got NaN or Inf; check what made them")
-
-
 class CodecStream(Stream):
     """A session of `codec.stream(batch_size)`. `encode` and `decode` are two independent streams; `push` is one after the other.
 
@@ -207,6 +159,11 @@ class Codec(Model[ConfigT]):
     @abc.abstractmethod
     def channels(self) -> int:
         """C of the input audio."""
+
+    @property
+    def output_channels(self) -> int:
+        """C of the decoded audio."""
+        return self.channels
 
     @property
     @abc.abstractmethod
@@ -281,6 +238,54 @@ class Codec(Model[ConfigT]):
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= self.codebook_size:
             raise FeatureError(f"expected codes in 0..{self.codebook_size - 1}, got {low}..{high}; they belong to another codec or carry level offsets")
+
+
+class ClassifierStream(Stream):
+    """A session of a classifier: `push` audio (or features) and get the logits so far [B, classes]; `flush` gives the final ones."""
+
+    @property
+    @abc.abstractmethod
+    def logits(self) -> Tensor:
+        """[B, classes] of what was heard so far; after the end they equal the offline logits."""
+
+
+class Classifier(Model[ConfigT]):
+    """features(audio [B, T]) -> [B, C, L]; logits(features) -> [B, classes]; calling it does both."""
+
+    kind: ClassVar[str] = "classifier"
+
+    @property
+    @abc.abstractmethod
+    def labels(self) -> tuple[str, ...]:
+        """The classes' names, in the order of the logits."""
+
+    @abc.abstractmethod
+    def features(self, audio: Tensor, **condition: Any) -> Tensor:
+        """Waveform [B, T] at `sample_rate` -> features [B, C, L]."""
+
+    @abc.abstractmethod
+    def logits(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Features [B, C, L], `lengths` [B] in frames when padded -> [B, classes]; the largest is the answer."""
+
+    @property
+    @abc.abstractmethod
+    def feature_channels(self) -> int:
+        """C of the features."""
+
+    @abc.abstractmethod
+    def stream(self, batch_size: int = 1, **condition: Any) -> ClassifierStream:
+        """A session that recognises while the input comes."""
+
+    def forward(self, audio: Tensor, **condition: Any) -> Tensor:
+        return self.logits(self.features(audio, **condition))
+
+    def check_features(self, features: Tensor) -> None:
+        """Raises FeatureError unless features are [B, feature_channels, L >= 1] and finite."""
+        want = f"features [batch, {self.feature_channels}, frames]"
+        if features.ndim != 3 or features.shape[1] != self.feature_channels or features.shape[2] == 0:
+            raise FeatureError(f"expected {want} with at least one frame, got {list(features.shape)}; compute them with model.features(audio)")
+        if not bool(torch.isfinite(features).all()):
+            raise FeatureError(f"expected finite {want}, got NaN or Inf; check what made them")
 
 
 def check_audio(audio: Tensor) -> None:

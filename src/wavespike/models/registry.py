@@ -16,9 +16,9 @@ MODEL_TYPES: dict[str, str] = {
     "vocos": "wavespike.models.vocos:Vocos",
     "spiking-vocos": "wavespike.models.spiking_vocos:SpikingVocos",
     "griffin-lim": "wavespike.models.griffin_lim:GriffinLim",
-    "sparch": "wavespike.models.sparch:SpArch",
     "audiodec": "wavespike.models.audiodec:AudioDec",
     "hifigan": "wavespike.models.hifigan:HiFiGAN",
+    "sparch": "wavespike.models.sparch:SpArch",
 }
 
 

@@ -134,10 +134,11 @@ def decode_file(
         check_belongs(h, codec, model_name)
         coder = EntropyCoder(code_probabilities(codec.quantizer_module)[: h.codebooks]) if h.entropy else None
         session = stack.enter_context(codec.stream(h.streams))
-        out = stack.enter_context(_audio_target(target, h, sample_format))
-        concealer = Concealer(h, session.decode, conceal)
+        channels = h.streams * codec.output_channels
+        out = stack.enter_context(_audio_target(target, h, channels, sample_format))
+        concealer = Concealer(h, channels, session.decode, conceal)
         written = 0
-        held: Samples = np.zeros((h.channels, 0), np.float32)  # the exact length may come last, so the last frame waits
+        held: Samples = np.zeros((channels, 0), np.float32)  # the exact length may come last, so the last frame waits
         for block in reader.blocks(coder):
             for audio in concealer.play(block):
                 held = np.concatenate([held, audio], 1)
@@ -175,9 +176,10 @@ def check_belongs(header: Header, codec: Codec[Any], model_name: str) -> None:
             f"decode it with --model {header.model}"
         )
     mine = (codec.sample_rate, codec.hop, codec.codebook_size)
-    if mine != (header.sample_rate, header.hop, header.codebook_size) or header.codebooks > codec.num_codebooks:
-        raise CheckpointError(f"expected a file at {mine[0]} Hz, hop {mine[1]}, {codec.num_codebooks} x {mine[2]} codes, "
-                              f"got {header.sample_rate} Hz, hop {header.hop}, {header.codebooks} x {header.codebook_size}; use the model it was made with")
+    channels_fit = header.channels == header.streams * codec.channels
+    if mine != (header.sample_rate, header.hop, header.codebook_size) or header.codebooks > codec.num_codebooks or not channels_fit:
+        raise CheckpointError(f"expected a file at {mine[0]} Hz, hop {mine[1]}, {codec.num_codebooks} x {mine[2]} codes, {codec.channels} channels a stream, "
+                              f"got {header.sample_rate} Hz, hop {header.hop}, {header.codebooks} x {header.codebook_size}, {header.channels} channels in {header.streams} streams; use the model it was made with")
 
 
 class Concealer:
@@ -185,19 +187,21 @@ class Concealer:
 
     fade_s = 0.1
 
-    def __init__(self, header: Header, decode: Callable[[Tensor], Tensor], conceal: Conceal):
+    def __init__(self, header: Header, channels: int, decode: Callable[[Tensor], Tensor], conceal: Conceal):
         if conceal not in ("repeat", "silence"):
             raise UsageError(f"conceal: expected 'repeat' or 'silence', got {conceal!r}")
         self._header, self._decode, self._conceal = header, decode, conceal
         self._last: NDArray[np.int64] | None = None
-        self._channels = 0
+        self._channels = channels
 
     def play(self, block: Block) -> Iterator[Samples]:
         """The audio of one block, in parts of at most about a second."""
         h = self._header
+        second = max(1, h.sample_rate // h.hop)
         if block.codes is not None:
             self._last = block.codes[..., -1:]
-            yield self._audio(block.codes)
+            for start in range(0, block.frames, second):
+                yield self._audio(block.codes[..., start : start + second])
             return
         frames = block.frames
         if self._conceal == "repeat" and self._last is not None:
@@ -206,9 +210,8 @@ class Concealer:
             yield audio * np.linspace(1, 0, audio.shape[1], dtype=np.float32)
             frames -= faded
             self._last = None  # a following lost block is silent
-        second = max(1, h.sample_rate // h.hop)
         for start in range(0, frames, second):
-            yield np.zeros((h.channels, min(second, frames - start) * h.hop), np.float32)
+            yield np.zeros((self._channels, min(second, frames - start) * h.hop), np.float32)
 
     def _audio(self, codes: NDArray[np.int64]) -> Samples:
         audio = self._decode(torch.from_numpy(np.ascontiguousarray(codes)))  # [S, C / S, n]
@@ -292,12 +295,12 @@ def _audio_source(source: str | Path) -> Iterator[Reader | WaveIn]:
 
 
 @contextlib.contextmanager
-def _audio_target(target: str | Path, header: Header, sample_format: SampleFormat) -> Iterator[Writer | WaveOut]:
+def _audio_target(target: str | Path, header: Header, channels: int, sample_format: SampleFormat) -> Iterator[Writer | WaveOut]:
     if str(target) == "-":
-        yield WaveOut(sys.stdout.buffer, header.sample_rate, header.channels, header.samples)
+        yield WaveOut(sys.stdout.buffer, header.sample_rate, channels, header.samples)
         sys.stdout.buffer.flush()
         return
-    with Writer(target, header.sample_rate, header.channels, sample_format) as writer:
+    with Writer(target, header.sample_rate, channels, sample_format) as writer:
         yield writer
 
 

@@ -266,7 +266,7 @@ def stream_file(
     with Reader(source) as audio:
         if audio.channels != codec.channels:
             raise AudioError(f"{source}: expected {codec.channels} channels as the model has, got {audio.channels}; mix or split the channels first")
-        with Writer(target, codec.sample_rate, _output_channels(codec), sample_format) as out:
+        with Writer(target, codec.sample_rate, codec.output_channels, sample_format) as out:
             pipeline = Pipeline(codec, frame_samples, queue_frames, keep_all=fast)
             start, fed, written = time.perf_counter(), 0, 0
 
@@ -313,10 +313,6 @@ def _quietly(close: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
-def _output_channels(codec: Codec[Any]) -> int:
-    return int(getattr(codec.config, "output_channels", codec.channels))
-
-
 def sound_backend() -> Any:
     """The module `sounddevice`. Raises MissingDependencyError when it, or PortAudio, is not there."""
     try:
@@ -350,7 +346,7 @@ def stream_devices(
     dumping = dump_input is not None or dump_output is not None
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(Writer(path, codec.sample_rate, channels)) if path is not None else None
-                 for path, channels in ((dump_input, codec.channels), (dump_output, _output_channels(codec)))]
+                 for path, channels in ((dump_input, codec.channels), (dump_output, codec.output_channels))]
         pipeline = Pipeline(codec, frame_samples, queue_frames)
 
         def callback(indata: Any, outdata: Any, frames: int, when: Any, status: Any) -> None:
@@ -371,7 +367,7 @@ def stream_devices(
         gone = False
         try:
             stream = sounds.Stream(samplerate=codec.sample_rate, blocksize=frame_samples, device=(input_device, output_device),
-                                   channels=(codec.channels, _output_channels(codec)), dtype="float32", latency="low", callback=callback)
+                                   channels=(codec.channels, codec.output_channels), dtype="float32", latency="low", callback=callback)
         except Exception as error:  # PortAudioError or ValueError of the backend
             pipeline.close(wait=False)
             raise UsageError(f"expected a sound card at {codec.sample_rate} Hz with {codec.channels} input channels, got: {error}; see --list-devices") from error
