@@ -19,10 +19,10 @@ demo: .venv/.demo
 	$(BIN)/wavespike demo --out $(DEMO_OUT)
 
 test: .venv/.test lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -rs -m "not slow"
 
 test-all: .venv/.test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -rs
 
 lint: .venv/.test
 	$(BIN)/ruff check src tests benchmarks

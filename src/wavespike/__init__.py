@@ -18,6 +18,7 @@ _PUBLIC = {
     "save": "wavespike.hub.load",
     "presets": "wavespike.hub.load",
     "Vocos": "wavespike.models.vocos",
+    "AudioDec": "wavespike.models.audiodec",
     "SpikingVocos": "wavespike.models.spiking_vocos",
     "SpArch": "wavespike.models.sparch",
     "record_spikes": "wavespike.nn.recording",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from wavespike.hub.load import presets as presets
     from wavespike.hub.load import save as save
     from wavespike.metrics.energy import energy as energy
+    from wavespike.models.audiodec import AudioDec as AudioDec
     from wavespike.models.sparch import SpArch as SpArch
     from wavespike.models.spiking_vocos import SpikingVocos as SpikingVocos
     from wavespike.models.vocos import Vocos as Vocos

@@ -37,6 +37,10 @@ class CheckpointError(WavespikeError):
     """A checkpoint is missing, damaged, unsafe, or belongs to another model."""
 
 
+class BitstreamError(WavespikeError):
+    """A coded file is none, is damaged beyond its header, or was made with other weights."""
+
+
 class OutputError(WavespikeError):
     """An output cannot be written (folder missing, read-only, disk full)."""
 

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 
+import wavespike as package
 from wavespike.cli.main import main
 from wavespike.hub.load import save
 from wavespike.models.spiking_vocos import SpikingVocos, SpikingVocosConfig
@@ -36,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def wavespike(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(package.__file__).parents[1])}
     return subprocess.run([sys.executable, "-m", "wavespike", *words], cwd=place, capture_output=True, text=True, timeout=120, env=environment, check=False)
 
 

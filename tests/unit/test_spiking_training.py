@@ -198,7 +198,7 @@ def test_following_the_rate_regulariser_alone_thins_the_spikes_out() -> None:
         with firing_rates(model) as rates:
             model.backbone(features)
         loss = rate_regulariser(rates, 0.0, 0.02)
-        means.append(float(torch.stack(list(rates.values())).mean()))
+        means.append(float(torch.stack(list(rates.values())).mean().detach()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -187,3 +187,20 @@ def test_pitch_of_unvoiced_frames_is_interpolated() -> None:
     assert f0.tolist() == [100, 100, 150, 200, 200]
     assert voiced.tolist() == [0, 1, 0, 1, 0]
     assert fill_unvoiced(np.zeros(3, np.float32))[0].tolist() == [150, 150, 150]
+
+
+def test_at_another_speed_the_audio_and_its_pitch_labels_move_together(tmp_path: Path) -> None:
+    time = np.arange(24000) / 24000
+    soundfile.write(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * 200 * time), 24000)
+    np.save(tmp_path / "tone.npy", np.full(24000 // 256 + 1, 200.0, np.float32))
+    items = crops([AudioFile(tmp_path / "tone.wav", 24000, pitch=tmp_path / "tone.npy")], pitch=True, speed=(1.25, 1.25))
+    heard = set()
+    for index in range(8):
+        item = items[index]
+        spectrum = np.abs(np.fft.rfft(item["audio"].numpy() * np.hanning(4096), 1 << 16))
+        peak_hz = spectrum.argmax() * 24000 / (1 << 16)
+        assert item["audio"].shape == (4096,)
+        assert item["f0_hz"].shape == (17,)
+        assert np.allclose(item["f0_hz"].numpy(), peak_hz, rtol=0.01)
+        heard.add(round(peak_hz / 10) * 10)
+    assert heard == {200, 250}

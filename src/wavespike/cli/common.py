@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from wavespike.models.base import Model, Vocoder
+    from wavespike.models.base import Codec, Model, Vocoder
 
 DEFAULT_MODEL = "griffin-lim-24k"
 """The model of a verb that is not told one."""
@@ -46,6 +46,18 @@ def load_vocoder(name: str) -> Vocoder[Any]:
     model: Model[Any] = load(name)
     if not isinstance(model, Vocoder):
         raise UsageError(f"{name}: expected a vocoder, got a {model.kind}; `wavespike models` lists what each model is")
+    return model
+
+
+def load_codec(name: str, decoder: str | None = None) -> Codec[Any]:
+    """`wavespike.load`, refusing what is no codec with UsageError."""
+    from wavespike.errors import UsageError
+    from wavespike.hub.load import load
+    from wavespike.models.base import Codec
+
+    model: Model[Any] = load(name, decoder=decoder)
+    if not isinstance(model, Codec):
+        raise UsageError(f"{name}: expected a codec, got a {model.kind}; `wavespike models` lists what each model is")
     return model
 
 

@@ -30,8 +30,10 @@ def presets() -> list[str]:
     return sorted(p.name for p in PRESETS.iterdir() if (p / CONFIG).is_file()) if PRESETS.is_dir() else []
 
 
-def load(source: str | Path, *, revision: str | None = None, expect: type[Model[Any]] | None = None) -> Model[Any]:
-    """A ready model in evaluation mode.
+def load(
+    source: str | Path, *, decoder: str | Path | None = None, revision: str | None = None, expect: type[Model[Any]] | None = None
+) -> Model[Any]:
+    """A ready model in evaluation mode. `decoder` joins the encoder and quantiser of one codec with the decoder of another checkpoint.
 
     Raises UsageError for an unknown name (naming the nearest preset), CheckpointError for a damaged, unsafe or wrong checkpoint.
     """
@@ -40,24 +42,36 @@ def load(source: str | Path, *, revision: str | None = None, expect: type[Model[
         model = load_folder(PRESETS / name)
     elif Path(source).is_dir() or (Path(source).suffix in (".pth", ".pt") and Path(source).is_file()):
         model = load_folder(Path(source))
+    elif (original := _original(Path(source))) is not None:
+        model = original
     elif is_hub_id(name):
         model = load_folder(fetch(name, revision))
     else:
         known = presets()
         raise UsageError(f"expected a preset ({', '.join(known)}), a folder with a checkpoint or a hub id (owner/name), got {name!r}{nearest(name, known)}")
+    if decoder is not None:
+        from wavespike.hub.importers.audiodec import join
+
+        model = join(model, load(decoder))
     if expect is not None and not isinstance(model, expect):
         raise CheckpointError(f"{name}: expected a {expect.__name__}, got a {type(model).__name__}; use wavespike.load")
     return model.eval()
 
 
+def _original(path: Path) -> Model[Any] | None:
+    """The model of an original system's folder or file, or None when no importer recognises it."""
+    for name in IMPORTERS:
+        importer = importlib.import_module(name)
+        if importer.recognises(path):
+            found: Model[Any] = importer.load(path)
+            return found
+    return None
+
+
 def load_folder(folder: Path) -> Model[Any]:
     """A folder of ours, or of an original system -> model."""
-    if not (folder / CONFIG).is_file():
-        for name in IMPORTERS:
-            importer = importlib.import_module(name)
-            if importer.recognises(folder):
-                found: Model[Any] = importer.load(folder)
-                return found
+    if not (folder / CONFIG).is_file() and (original := _original(folder)) is not None:
+        return original
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -137,7 +137,7 @@ _COST: dict[str, dict[str, float]] = {
 _REDUCE: dict[str, dict[str, float]] = {
     **_each("sum mean cumsum", adds=1),
     **_each("prod cumprod", multiplies=1),
-    **_each("amax amin max min argmax argmin topk sort any all", comparisons=1),
+    **_each("amax amin max min cummax cummin argmax argmin topk sort any all", comparisons=1),
     **_each("var var_mean std linalg_vector_norm norm", multiplies=1, adds=2),
     **_each("native_layer_norm", multiplies=3, adds=4),
     **_each("native_batch_norm", multiplies=1, adds=1),

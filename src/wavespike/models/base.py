@@ -6,6 +6,7 @@ A contract is an abstract class; the registry's contract tests run over every re
 from __future__ import annotations
 
 import abc
+import hashlib
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from wavespike.config import Config
 from wavespike.errors import AudioError, FeatureError, UsageError
+from wavespike.nn.rvq import ResidualVQ
 from wavespike.signal.mel import MelConfig
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -121,6 +123,121 @@ class Vocoder(Model[ConfigT]):
             raise FeatureError(f"expected {want} with at least one frame, got none")
         if not bool(torch.isfinite(features).all()):
             raise FeatureError(f"expected finite {want}, got NaN or Inf; check what made them")
+
+
+class CodecStream(Stream):
+    """A session of `codec.stream(batch_size)`. `encode` and `decode` are two independent streams; `push` is one after the other.
+
+    Chunks may have any size; samples that do not yet complete a code wait in the session.
+    """
+
+    @abc.abstractmethod
+    def encode(self, chunk: Tensor) -> Tensor:
+        """The next audio [B, C, t] -> the codes [B, K, l] that are final by now (possibly l = 0)."""
+
+    @abc.abstractmethod
+    def decode(self, codes: Tensor) -> Tensor:
+        """The next codes [B, k, l] -> the audio [B, C, t] that is final by now."""
+
+
+class Codec(Model[ConfigT]):
+    """encode(audio [B, C, T]) -> codes [B, K, L]; decode(codes) -> [B, C, T]; calling it is the reconstruction. `quantizer` is a `ResidualVQ`."""
+
+    kind: ClassVar[str] = "codec"
+
+    @property
+    @abc.abstractmethod
+    def quantizer_module(self) -> ResidualVQ:
+        """The quantiser whose codebooks give the codes their meaning."""
+
+    @property
+    @abc.abstractmethod
+    def hop(self) -> int:
+        """Samples a code frame."""
+
+    @property
+    @abc.abstractmethod
+    def channels(self) -> int:
+        """C of the input audio."""
+
+    @property
+    def output_channels(self) -> int:
+        """C of the decoded audio."""
+        return self.channels
+
+    @property
+    @abc.abstractmethod
+    def delay(self) -> int:
+        """Future samples that an output sample waits for at most (look-ahead; the frame a caller gathers comes on top)."""
+
+    @abc.abstractmethod
+    def encode(self, audio: Tensor, num_codebooks: int | None = None) -> Tensor:
+        """Audio [B, C, T] -> codes [B, K, ceil(T / hop)] int64, each in 0..codebook_size - 1; the first `num_codebooks` levels."""
+
+    @abc.abstractmethod
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes [B, k, L] of the first k <= K levels -> audio [B, C, L * hop]."""
+
+    @abc.abstractmethod
+    def stream(self, batch_size: int = 1) -> CodecStream:
+        """A session whose concatenated output equals the offline output."""
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return self.decode(self.encode(audio))[..., : audio.shape[-1]]
+
+    @property
+    def num_codebooks(self) -> int:
+        return self.quantizer_module.config.num_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        return self.quantizer_module.config.codebook_size
+
+    @property
+    def bitrate(self) -> float:
+        """Nominal bits a second of one stream with all codebooks."""
+        return self.quantizer_module.config.bits_per_frame * self.sample_rate / self.hop
+
+    def codebooks_for(self, bitrate: float) -> int:
+        """How many codebooks fit into `bitrate` bits a second. Raises UsageError when not even one does, or more than the model has are asked."""
+        step = self.bitrate / self.num_codebooks
+        if not step - 1e-6 <= bitrate <= self.bitrate + 1e-6:
+            raise UsageError(f"expected a bitrate from {step:.0f} to {self.bitrate:.0f} bits a second for this codec, got {bitrate:.0f}")
+        return int(bitrate / step + 1e-6)
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits of the SHA-256 of the quantiser: codecs that agree on it read each other's codes."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.quantizer_module.state_dict().items()):
+            digest.update(f"{name} {list(value.shape)} ".encode())
+            digest.update(value.detach().cpu().float().contiguous().numpy().astype("<f4").tobytes())
+        return digest.hexdigest()[:32]
+
+    def check_input(self, audio: Tensor, empty_ok: bool = False) -> None:
+        """Raises AudioError unless audio is [B, channels, T >= 1], floating and finite."""
+        if audio.ndim != 3 or audio.shape[1] != self.channels:
+            raise AudioError(f"expected audio [batch, {self.channels}, samples], got {list(audio.shape)}; a channel of its own may go to the batch axis")
+        if not audio.is_floating_point():
+            raise AudioError(f"expected floating-point audio in -1..1, got {audio.dtype}; divide integers by their full scale")
+        if audio.shape[2] == 0 and not empty_ok:
+            raise AudioError("expected at least one sample of audio, got none; check the input for emptiness")
+        if not bool(torch.isfinite(audio).all()):
+            raise AudioError("expected finite samples, got NaN or Inf; check what made the audio")
+
+    def check_codes(self, codes: Tensor, empty_ok: bool = False) -> None:
+        """Raises FeatureError unless codes are integers [B, 1..K, L >= 1] in 0..codebook_size - 1."""
+        want = f"codes [batch, 1..{self.num_codebooks}, frames]"
+        if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.num_codebooks:
+            raise FeatureError(f"expected {want}, got {list(codes.shape)}; compute them with this codec's encode")
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            raise FeatureError(f"expected integer {want}, got {codes.dtype}")
+        if codes.numel() == 0:
+            if not empty_ok:
+                raise FeatureError(f"expected {want} with at least one frame, got none")
+            return
+        low, high = int(codes.min()), int(codes.max())
+        if low < 0 or high >= self.codebook_size:
+            raise FeatureError(f"expected codes in 0..{self.codebook_size - 1}, got {low}..{high}; they belong to another codec or carry level offsets")
 
 
 class ClassifierStream(Stream):

@@ -16,6 +16,8 @@ MODEL_TYPES: dict[str, str] = {
     "vocos": "wavespike.models.vocos:Vocos",
     "spiking-vocos": "wavespike.models.spiking_vocos:SpikingVocos",
     "griffin-lim": "wavespike.models.griffin_lim:GriffinLim",
+    "audiodec": "wavespike.models.audiodec:AudioDec",
+    "hifigan": "wavespike.models.hifigan:HiFiGAN",
     "sparch": "wavespike.models.sparch:SpArch",
 }
 

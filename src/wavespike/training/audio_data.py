@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import soxr
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -32,6 +34,7 @@ class AudioDataConfig(DataConfig):
     order      "epoch": every file once an epoch; "length": a file is as likely as it is long
     short      what happens to files shorter than a crop: "tile" repeats them, "skip" leaves them out
     keep_decoded  decoded and resampled audio is kept in the cache folder (4 bytes a sample), so that an item costs no decoding
+    speed      (low, high): half of the crops are played at a random speed in this range, pitch and formants moving with it: more voices than were recorded
     valid_files   at most so many validation files; of each at most `valid_samples`
     """
 
@@ -42,6 +45,7 @@ class AudioDataConfig(DataConfig):
     valid_peak_db: float = -3.0
     order: Literal["epoch", "length"] = "epoch"
     short: Literal["tile", "skip"] = "tile"
+    speed: tuple[float, float] | None = None
     keep_decoded: bool = False
     valid_files: int = 100
     valid_samples: int = 48384
@@ -51,6 +55,8 @@ class AudioDataConfig(DataConfig):
         for name in ("crop_samples", "valid_files", "valid_samples"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name}: expected 1 or more, got {getattr(self, name)}")
+        if self.speed is not None and not 0.25 <= self.speed[0] <= self.speed[1] <= 4:
+            raise ConfigError(f"data.speed: expected 0.25 <= low <= high <= 4, got {self.speed[0]} and {self.speed[1]}")
         if self.peak_db[0] > self.peak_db[1] or self.peak_db[1] > 0:
             raise ConfigError(f"data.peak_db: expected two levels, the lower first, none above 0, got {list(self.peak_db)}")
 
@@ -58,7 +64,6 @@ class AudioDataConfig(DataConfig):
 def read_mono(path: Path, sample_rate: int) -> Samples:
     """A file as mono float32 [T] at `sample_rate`. Raises TrainingError when it cannot be read, is empty or not finite."""
     import soundfile
-    import soxr
 
     try:
         audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
@@ -77,8 +82,6 @@ def read_mono(path: Path, sample_rate: int) -> Samples:
 
 def pitch_labels(audio: Samples, sample_rate: int, hop_length: int, f_min_hz: float = 55.0, f_max_hz: float = 550.0) -> Samples:
     """Pitch by Harvest (Morise, 2017) on 8 kHz audio: [T] -> hertz [T // hop + 1] at samples 0, hop, 2 hop, ...; 0 where unvoiced."""
-    import soxr
-
     try:
         import pyworld
     except ImportError as error:
@@ -199,6 +202,16 @@ def fill_unvoiced(f0_hz: Samples) -> tuple[Samples, Samples]:
     return np.interp(index, index[voiced], f0_hz[voiced]).astype(np.float32), voiced.astype(np.float32)
 
 
+def played(labels: Samples, frames: int, speed: float) -> Samples:
+    """Pitch labels [l] of audio that is played at `speed`: [frames] hertz, 0 where either neighbour is unvoiced."""
+    place = np.arange(frames) * speed
+    left = np.minimum(place.astype(np.int64), len(labels) - 1)
+    right = np.minimum(np.ceil(place).astype(np.int64), len(labels) - 1)
+    share = (place - left).astype(np.float32)
+    between = labels[left] * (1 - share) + labels[right] * share
+    return np.asarray(np.where((labels[left] > 0) & (labels[right] > 0), between * speed, 0.0), np.float32)
+
+
 class AudioCrops(Dataset[dict[str, Tensor]]):
     """Endless training crops by global index: {"audio": [T], with pitch "f0_hz": [L] and "voiced": [L], L = T // hop + 1}.
 
@@ -217,35 +230,39 @@ class AudioCrops(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         for attempt in range(self.ATTEMPTS):  # a header may promise what the file does not hold: take another file then, always the same
-            pick, place, level = generator(self.seed, 0, index, attempt).random(3)
+            pick, place, level, coin, pace = generator(self.seed, 0, index, attempt).random(5)
             if self.config.order == "length" or attempt:
                 which = min(int(np.searchsorted(self.cumulative, pick, side="right")), len(self.files) - 1)
             else:
                 which = shuffled(self.seed, index, len(self.files))
             file = self.files[which]
             try:
-                return self._crop(file, file.read(self.sample_rate), float(place), float(level))
+                speed = 1.0 if self.config.speed is None or coin < 0.5 else self.config.speed[0] + pace * (self.config.speed[1] - self.config.speed[0])
+                return self._crop(file, file.read(self.sample_rate), float(place), float(level), float(speed))
             except TrainingError as error:
                 if file.path not in self.damaged:
                     self.damaged.add(file.path)
                     self.report(f"skipped {error}")
         raise TrainingError(f"recipe.data.train: expected usable audio, got {self.ATTEMPTS} damaged files in a row; see the reasons above")
 
-    def _crop(self, file: AudioFile, audio: Samples, place: float, level: float) -> dict[str, Tensor]:
+    def _crop(self, file: AudioFile, audio: Samples, place: float, level: float, speed: float = 1.0) -> dict[str, Tensor]:
         c = self.config
         peak = float(np.abs(audio).max())
         gain = 10 ** ((c.peak_db[0] + level * (c.peak_db[1] - c.peak_db[0])) / 20) / max(peak, 1e-5)
-        room = max(0, len(audio) - c.crop_samples)
+        span = math.ceil(c.crop_samples * speed)  # samples that are played in a crop
+        room = max(0, len(audio) - span)
         step = self.hop_length if self.pitch else 1
         start = int(place * (room // step + 1)) * step
-        crop = tiled(np.asarray(audio[start : start + c.crop_samples]), c.crop_samples)[: c.crop_samples]
+        crop = tiled(np.asarray(audio[start : start + span]), span)[:span]
+        if speed != 1.0:
+            crop = tiled(soxr.resample(crop, self.sample_rate * speed, self.sample_rate), c.crop_samples)[: c.crop_samples]
         item = {"audio": torch.from_numpy(np.array(crop, np.float32) * np.float32(gain))}
         if self.pitch:
             assert file.pitch is not None
             frames = c.crop_samples // self.hop_length + 1
             first = start // self.hop_length
-            labels = np.asarray(np.load(file.pitch, mmap_mode="r")[first : first + frames])
-            f0, voiced = fill_unvoiced(tiled(labels, frames)[:frames])
+            labels = np.asarray(np.load(file.pitch, mmap_mode="r")[first : first + span // self.hop_length + 2])
+            f0, voiced = fill_unvoiced(played(tiled(labels, span // self.hop_length + 2), frames, speed))
             item |= {"f0_hz": torch.from_numpy(f0), "voiced": torch.from_numpy(voiced)}
         return item
 

@@ -14,6 +14,7 @@ from wavespike.errors import ConfigError, nearest
 TASK_TYPES: dict[str, str] = {
     "classification": "wavespike.training.classification:ClassificationTask",
     "adversarial": "wavespike.training.adversarial:AdversarialTask",
+    "codec": "wavespike.training.codec:CodecTask",
     "reconstruction": "wavespike.training.reconstruction:ReconstructionTask",
     "spiking-adversarial": "wavespike.training.distillation:SpikingAdversarialTask",
     "spiking-reconstruction": "wavespike.training.distillation:SpikingReconstructionTask",
@@ -22,6 +23,7 @@ TASK_TYPES: dict[str, str] = {
 DATA_TYPES: dict[str, str] = {
     "labelled-speech": "wavespike.training.speech_data:LabelledSpeech",
     "audio": "wavespike.training.audio_data:AudioData",
+    "noisy-audio": "wavespike.training.noisy_data:NoisyAudioData",
 }
 
 

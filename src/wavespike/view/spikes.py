@@ -70,9 +70,8 @@ def spike_planes(record: SpikeRecord, *, layers: list[str] | None = None, thresh
         kept = record.spikes(name)
         if not kept:
             continue
-        first = kept[0]  # [S, B, L, C], or [B, L, C] for networks whose time is the sequence
-        steps = first[:, 0] if first.ndim == 4 else first[:1]
-        density = steps.to(torch.float32).mean(0).numpy()  # [L, C]
+        first = kept[0][:, 0]  # [S, B, L, C] -> [S, L, C]; [L, B, C], for networks whose time is the sequence, -> [L, C]
+        density = (first.to(torch.float32).mean(0) if first.ndim == 3 else first.to(torch.float32)).numpy()  # [L, C]
         frames, channels = np.nonzero(density >= threshold - 1e-6)
         drawn = rng.random(frames.size) < sample if sample < 1 else np.ones(frames.size, bool)
         frames, channels = frames[drawn], channels[drawn]

@@ -1,0 +1,265 @@
+"""Training a codec in AudioDec's stages (Wu et al., 2023). One task; what distinguishes the stages are its options:
+
+    stage 1     metric losses:            adversarial_from beyond the last step
+    stage 2     adversarial, "efficient": encoder_until = adversarial_from (encoder, projector and quantiser rest), or None: joint
+    vocoder     trained: decoder, analyzer: the stage-1 run; its code statistics are computed first and kept as statistics.npy in the run folder
+    denoise     trained: encoder, init: the stage-1 run, data of noisy-clean pairs
+
+L_G = m mel + s stft + w shape + c commitment (+ our multi-scale mel and phase terms) + a adversarial + f feature matching; sums over discriminators.
+Departures: parameters that rest are in no optimiser of that phase (upstream's Adam keeps nudging them); generator-only checkpoints initialise any stage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wavespike.errors import CheckpointError, ConfigError
+from wavespike.models.audiodec import AudioDec
+from wavespike.models.base import Model
+from wavespike.models.hifigan import HiFiGANGenerator, read_statistics
+from wavespike.training.adversarial_losses import AdversarialLoss, discriminator_loss, feature_matching_loss, generator_loss, mel_loss, same_length
+from wavespike.training.codec_discriminators import MultiScaleConfig, MultiSpectralConfig, make_codec_discriminator
+from wavespike.training.codec_losses import codec_mel_config, multi_resolution_stft_loss, waveform_shape_loss
+from wavespike.training.config import OptimizerConfig, TaskConfig, TrainConfig
+from wavespike.training.discriminators import MultiPeriodConfig, MultiResolutionConfig, make_discriminator
+from wavespike.training.judge import VALIDATED, Judge
+from wavespike.training.losses import MultiScaleMelLoss, waveform_phase_loss
+from wavespike.training.task import Batch, Figures, Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CodecTaskConfig(TaskConfig):
+    """Weights of the terms and what learns when.
+
+    trained            "all", "decoder" (the rest is fixed) or "encoder" (encoder and projector learn, quantiser and decoder are fixed)
+    encoder_until      step from which only the decoder learns; None: never
+    adversarial_from   step from which the discriminators play
+    period, scale, spectral, resolution   discriminators; without any, training is by the metric losses alone
+    analyzer           a run folder or checkpoint whose encoder, projector and quantiser are taken over
+    statistics         `.npy` of code statistics for a HiFi-GAN decoder; None: computed from `statistics_items` training crops at the start
+    """
+
+    type_name: ClassVar[str] = "codec"
+
+    metrics: tuple[str, ...] = VALIDATED
+    trained: Literal["all", "decoder", "encoder"] = "all"
+    encoder_until: int | None = None
+    adversarial_from: int = 0
+    period: MultiPeriodConfig | None = None
+    scale: MultiScaleConfig | None = None
+    spectral: MultiSpectralConfig | None = None
+    resolution: MultiResolutionConfig | None = None
+    adversarial_loss: AdversarialLoss = "lsgan"
+    adversarial_weight: float = 1.0
+    matching_weight: float = 2.0
+    discriminator_optimizer: OptimizerConfig | None = None
+    mel_weight: float = 45.0
+    stft_weight: float = 0.0
+    shape_weight: float = 0.0
+    shape_window: int = 300
+    multi_scale_mel_weight: float = 0.0
+    phase_weight: float = 0.0
+    commitment_weight: float = 1.0
+    analyzer: str | None = None
+    statistics: str | None = None
+    statistics_items: int = 200
+
+    def __post_init__(self) -> None:
+        if self.trained != "all" and self.encoder_until is not None:
+            raise ConfigError(f"recipe.task.encoder_until: expected none with trained: {self.trained}, got {self.encoder_until}; it is for trained: all")
+        if self.statistics_items < 1 or self.shape_window < 1:
+            raise ConfigError("recipe.task: expected statistics_items and shape_window of 1 or more, got less")
+
+
+class CodecTask(Task):
+    """Batches {"audio": [B, T]}, and {"noisy": [B, T]} where the encoder hears something else than the target. Phases: discriminator, then model or decoder."""
+
+    config_class: ClassVar[type[TaskConfig]] = CodecTaskConfig
+    SHOWN = 3
+
+    model: AudioDec
+
+    def __init__(self, model: Model[Any], config: TrainConfig):
+        if not isinstance(model, AudioDec):
+            raise ConfigError(f"recipe.task: expected an audiodec model to train, got a {type(model).__name__}; choose another task")
+        if model.config.input_channels != 1 or model.config.output_channels != 1:
+            raise ConfigError(f"recipe.model: expected one channel to train on crops of speech, got {model.config.input_channels} and {model.config.output_channels}")
+        assert isinstance(config.task, CodecTaskConfig)
+        self_config = config.task
+        if self_config.analyzer is not None:
+            take_analyzer(model, self_config.analyzer)
+        if self_config.statistics is not None:
+            _vocoder_of(model).set_statistics(*read_statistics(self_config.statistics))
+        super().__init__(model, config)
+        self.config = self_config
+        groups: dict[str, nn.Module] = {}
+        for name, part in (("period", self.config.period), ("resolution", self.config.resolution)):
+            if part is not None:
+                groups[name] = make_discriminator(part)
+        for name, sizes in (("scale", self.config.scale), ("spectral", self.config.spectral)):
+            if sizes is not None:
+                groups[name] = make_codec_discriminator(sizes)
+        self.discriminators = nn.ModuleDict(groups)
+        self.mel_config = codec_mel_config(model.sample_rate)
+        self.multi_scale = MultiScaleMelLoss(model.sample_rate)
+        self.judge = Judge(model.sample_rate, self.config.metrics)
+        self.shown: dict[str, tuple[Tensor, Tensor]] = {}
+
+    # which parameters learn when
+
+    @property
+    def adversarial(self) -> bool:
+        return bool(self.discriminators) and self.steps_done >= self.config.adversarial_from
+
+    def all_phases(self) -> tuple[str, ...]:
+        later = ("decoder",) if self.config.encoder_until is not None else ()
+        return (*(("discriminator",) if self.discriminators else ()), *later, "model")
+
+    def phases(self, step: int) -> tuple[str, ...]:
+        c = self.config
+        last = "decoder" if c.encoder_until is not None and step >= c.encoder_until else "model"
+        return ("discriminator", last) if self.discriminators and step >= c.adversarial_from else (last,)
+
+    def parameters_of(self, phase: str) -> Iterator[nn.Parameter]:
+        if phase == "discriminator":
+            return self.discriminators.parameters()
+        if phase == "decoder" or self.config.trained == "decoder":
+            return self.model.decoder.parameters()
+        if self.config.trained == "encoder":
+            return (p for part in (self.model.encoder, self.model.projector) for p in part.parameters())
+        return self.model.parameters()
+
+    def optimizer_of(self, phase: str) -> OptimizerConfig:
+        own = self.config.discriminator_optimizer
+        return own if phase == "discriminator" and own is not None else self.train_config.optimizer
+
+    # before the first step: code statistics
+
+    def on_train_start(self) -> None:
+        c = self.config
+        if self.steps_done or c.statistics is not None or not isinstance(self.model.decoder, HiFiGANGenerator):
+            return
+        items = self.trainer.datamodule.train_items()  # type: ignore[attr-defined]
+        crops = (items[i]["audio"][None, None].to(self.device) for i in range(c.statistics_items))
+        mean, scale = code_statistics(self.model, crops)
+        self.model.decoder.set_statistics(mean, scale)
+        if self.average is not None:
+            _vocoder_of(self.average).set_statistics(mean, scale)
+        if self.trainer.is_global_zero:
+            np.save(Path(self.trainer.default_root_dir) / "statistics.npy", torch.stack([mean, scale]).cpu().numpy())
+
+    # the losses
+
+    def generate(self, batch: Batch, phase: str) -> tuple[Tensor, Tensor, Any]:
+        """Output and target [B, T] and what the quantiser said."""
+        audio, heard = batch["audio"], batch.get("noisy", batch["audio"])
+        learns = phase == "model" and self.config.trained != "decoder"
+        self.model.quantizer.frozen = not (learns and self.config.trained == "all")
+        if self.model.projector.norm is not None:
+            self.model.projector.norm.train(self.training and learns)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+            quantized = self.model.quantize(heard[:, None])
+        output: Tensor = self.model.decoder(quantized.values)[:, 0]
+        return *same_length(output, audio), quantized
+
+    def loss(self, phase: str, batch: Batch) -> tuple[Tensor, Figures]:
+        c = self.config
+        if phase == "discriminator":
+            with torch.no_grad():
+                fake, real, _ = self.generate(batch, phase)
+            total, figures = real.new_zeros(()), Figures()
+            for name, group in self.discriminators.items():
+                scores = group(real)[0]
+                value = len(scores) * discriminator_loss(scores, group(fake)[0], c.adversarial_loss)
+                figures[f"discriminator/{name}"] = value.detach()
+                total = total + value
+            return total, figures
+        fake, real, quantized = self.generate(batch, phase)
+        terms: dict[str, tuple[float, Tensor]] = {"commitment": (c.commitment_weight, quantized.commitment)}
+        if c.mel_weight:
+            terms["mel"] = c.mel_weight, mel_loss(fake, real, self.mel_config)
+        if c.stft_weight:
+            terms["stft"] = c.stft_weight, multi_resolution_stft_loss(fake, real)
+        if c.shape_weight:
+            terms["shape"] = c.shape_weight, waveform_shape_loss(fake, real, c.shape_window)
+        if c.multi_scale_mel_weight:
+            terms["multi_scale_mel"] = c.multi_scale_mel_weight, self.multi_scale(fake, real)
+        if c.phase_weight:
+            terms["phase"] = c.phase_weight, waveform_phase_loss(fake, real)
+        if self.adversarial:
+            for name, group in self.discriminators.items():
+                with torch.no_grad():
+                    real_maps = [maps[:-1] for maps in group(real)[1]]  # the scores themselves are not matched
+                scores, maps = group(fake)
+                terms[f"adversarial_{name}"] = c.adversarial_weight, len(scores) * generator_loss(scores, c.adversarial_loss)
+                terms[f"matching_{name}"] = c.matching_weight, len(scores) * feature_matching_loss(real_maps, [m[:-1] for m in maps])
+        total = torch.stack([weight * value for weight, value in terms.values()]).sum()
+        figures = {f"generator/{name}": value.detach() for name, (_, value) in terms.items()}
+        for k in range(self.model.num_codebooks):
+            figures[f"perplexity/{k}"] = quantized.perplexity[k]
+            figures[f"usage/{k}"] = quantized.usage[k]
+        return total, figures
+
+    # validation
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.shown = {}
+
+    def validate(self, batch: Batch, index: int) -> dict[str, float | None]:
+        """Reconstruction of one item through all codebooks."""
+        audio, heard = batch["audio"], batch.get("noisy", batch["audio"])
+        output = self.judged(heard[:, None])[:, 0]
+        if index < self.SHOWN:
+            self.shown[f"{index}"] = (audio[0].float().cpu(), output[0].float().cpu())
+        return self.judge(audio[0], output[0])
+
+
+def _vocoder_of(model: Model[Any]) -> HiFiGANGenerator:
+    decoder = getattr(model, "decoder", None)
+    if not isinstance(decoder, HiFiGANGenerator):
+        raise ConfigError("recipe.task.statistics: expected a model with a hifigan decoder, got a symmetric one; leave statistics out")
+    return decoder
+
+
+def take_analyzer(model: AudioDec, source: str) -> None:
+    """Copy encoder, projector and quantiser from a run folder (its `best`) or a checkpoint. Raises CheckpointError when they do not fit."""
+    from wavespike.hub.load import load
+
+    best = Path(source) / "best"
+    analyzer = load(best if (best / "config.json").is_file() else source)
+    if not isinstance(analyzer, AudioDec):
+        raise CheckpointError(f"recipe.task.analyzer: expected an autoencoder in {source}, got a {type(analyzer).__name__}; give the run of the first stage")
+    for name in ("encoder", "projector", "quantizer"):
+        try:
+            getattr(model, name).load_state_dict(getattr(analyzer, name).state_dict())
+        except RuntimeError as error:
+            raise CheckpointError(f"recipe.task.analyzer: expected the {name} of {source} to fit the recipe's model, got other sizes; copy its configuration") from error
+
+
+@torch.no_grad()
+def code_statistics(codec: AudioDec, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [D] of the quantised latents over audio [B, 1, T]; a dimension that never varies gets scale 1."""
+    was_training = codec.training
+    codec.eval()
+    count, total, squares = 0, torch.zeros(codec.config.quantizer.dim, dtype=torch.float64), torch.zeros(codec.config.quantizer.dim, dtype=torch.float64)
+    for audio in batches:
+        values = codec.quantizer.decode(codec.encode(audio)).double().cpu()  # [B, D, L]
+        count += values.shape[0] * values.shape[2]
+        total += values.sum((0, 2))
+        squares += values.square().sum((0, 2))
+    codec.train(was_training)
+    if count == 0:
+        raise ConfigError("code statistics: expected at least one crop of audio, got none")
+    mean = total / count
+    variance = (squares / count - mean.square()).clamp_min(0)
+    device = codec.quantizer.get_buffer("levels.0.codebook").device
+    scale = torch.where(variance > 1e-12, variance.sqrt(), torch.ones_like(variance))
+    return mean.float().to(device), scale.float().to(device)
