@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from wavespike.models.base import Codec, Model, Vocoder
 
-DEFAULT_MODEL = "griffin-lim-24k"
+DEFAULT_MODEL = "vocos-24k"
 """The model of a verb that is not told one."""
 
 

@@ -120,7 +120,7 @@ def from_config_file(path: str | Path, *, expect: type[Model[Any]] | None = None
 
 def save(model: Model[Any], folder: str | Path, *, card: str = "", dtype: torch.dtype | None = None, **extra: Any) -> Path:
     """Write a checkpoint folder; each file is written to a temporary name and renamed. `extra` goes into config.json beside the model."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
     folder = Path(folder)
     try:
@@ -129,7 +129,7 @@ def save(model: Model[Any], folder: str | Path, *, card: str = "", dtype: torch.
         _replace(folder / CONFIG, lambda p: p.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
         state = {k: (v.to(dtype) if dtype is not None and v.is_floating_point() else v).detach().cpu().contiguous() for k, v in model.state_dict().items()}
         if state:
-            _replace(folder / WEIGHTS, lambda p: save_file(state, p))
+            _replace(folder / WEIGHTS, lambda p: p.write_bytes(to_bytes(state)))  # like any file, as readable as the user's umask says
         if card:
             _replace(folder / CARD, lambda p: p.write_text(card, encoding="utf-8"))
     except OSError as error:

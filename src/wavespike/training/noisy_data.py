@@ -36,6 +36,8 @@ class NoisyAudioDataConfig(AudioDataConfig):
         super().__post_init__()
         if (self.noise is None) == (self.noisy_train is None):
             raise ConfigError("data: expected either noise (to mix) or noisy_train (paired files), got both or neither")
+        if self.noisy_train is not None and self.speed is not None:
+            raise ConfigError("data.speed: expected no speed perturbation with paired files (noisy_train), got one; leave speed out")
         if self.snr_db[0] > self.snr_db[1]:
             raise ConfigError(f"data.snr_db: expected two ratios in decibels, the lower first, got {list(self.snr_db)}")
 
@@ -92,8 +94,8 @@ class NoisyCrops(AudioCrops):
             item["noisy"] = torch.from_numpy(mix(clean, self.noises.excerpt(random, len(clean)), ratio))
         return item
 
-    def _crop(self, file: AudioFile, audio: Samples, place: float, level: float) -> dict[str, Tensor]:
-        item = super()._crop(file, audio, place, level)
+    def _crop(self, file: AudioFile, audio: Samples, place: float, level: float, speed: float = 1.0) -> dict[str, Tensor]:
+        item = super()._crop(file, audio, place, level, speed)
         c = self.config
         assert isinstance(c, NoisyAudioDataConfig)
         if c.noisy_train is not None:
