@@ -37,6 +37,17 @@ class Conv1d(nn.Conv1d):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, (self.left, self.span - self.left)))
 
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if input.dtype != torch.float64 or self.groups != self.in_channels or self.out_channels != self.in_channels or self.stride[0] != 1:
+            plain: Tensor = super()._conv_forward(input, weight, bias)
+            return plain
+        # PyTorch has no fast depthwise convolution in float64: add shifted copies
+        dilation, length = self.dilation[0], input.shape[-1] - self.span
+        out = input[..., :length] * weight[:, :, 0]
+        for k in range(1, weight.shape[-1]):
+            out = torch.addcmul(out, input[..., k * dilation : k * dilation + length], weight[:, :, k])
+        return out if bias is None else out + bias[:, None]
+
     @property
     def left(self) -> int:
         """Samples of past context; `span - left` is the look-ahead."""

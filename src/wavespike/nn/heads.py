@@ -41,7 +41,11 @@ class ISTFTHeadConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceFilterHeadConfig(Config):
-    """`pitch_dim` and `pitch_layers` size the pitch estimator; `consistency_steps` is the number of Griffin-Lim projections."""
+    """`pitch_dim` and `pitch_layers` size the pitch estimator; `consistency_steps` is the number of Griffin-Lim projections.
+
+    `momentum` is that of the projections, or where learning starts. High momentum scores higher in PESQ and sounds phasier; 0 is the plain algorithm.
+    `phase_correction` lets the network turn the phase of the harmonic source bin by bin; without a discriminator it learned nothing of use.
+    """
 
     type_name: ClassVar[str] = "source-filter"
 
@@ -52,6 +56,9 @@ class SourceFilterHeadConfig(Config):
     pitch_dim: int = 96
     pitch_layers: int = 4
     consistency_steps: int = 2
+    momentum: float = 0.5
+    learn_momentum: bool = True
+    phase_correction: bool = False
     causal: bool = False
 
 
@@ -93,7 +100,7 @@ class ISTFTHead(nn.Module):
 class SourceFilterHead(nn.Module):
     """Hidden frames [B, L, dim] and log-mel features [B, C, L] -> waveform [B, T].
 
-    Equation: u = v E exp(i p) + (1 - v) Z with E and Z the spectra of the harmonic source and of noise, p and v from the network;
+    Equation: u = v E + (1 - v) Z with E and Z the spectra of the harmonic source and of noise, v from the network (E exp(i p) with `phase_correction`);
     M = exp(d) max(pinv(B) exp(c), 1e-4) with d from the network; waveform = ISTFT(GriffinLim(M, unit(u))).
     """
 
@@ -104,10 +111,10 @@ class SourceFilterHead(nn.Module):
         self.config, self.mel = config, mel
         self.bins = config.n_fft // 2 + 1
         self.pitch = PitchEstimator(mel.n_mels, config.pitch_dim, config.pitch_layers, config.causal)
-        self.out = nn.Linear(config.dim, 3 * self.bins)
+        self.out = nn.Linear(config.dim, (3 if config.phase_correction else 2) * self.bins)
         nn.init.trunc_normal_(self.out.weight, std=0.002)
         nn.init.zeros_(self.out.bias)
-        self.momentum = nn.Parameter(torch.full((), 0.5))
+        self.momentum = nn.Parameter(torch.full((), config.momentum), requires_grad=config.learn_momentum)
 
     @property
     def context_frames(self) -> tuple[int, int]:
@@ -141,12 +148,13 @@ class SourceFilterHead(nn.Module):
         low = torch.sigmoid((5000.0 - hertz) / 500.0)
         frames = (hidden, features.transpose(1, 2), voiced, frame(pulses, c.n_fft, c.hop_length, c.padding), frame(noise, c.n_fft, c.hop_length, c.padding))
         for h, mel, v, pulse, hiss in frame_blocks(*frames):
-            change, turn, mix = self.out(h).chunk(3, -1)  # each [B, l, F]
+            change, mix, *turn = self.out(h).split(self.bins, -1)  # each [B, l, F]
             # it starts harmonic where voiced and below 5 kHz, as noise elsewhere; `mix` moves it
             harmonic = torch.sigmoid(mix + 8.0 * v[..., None] * low - 4.0)
-            turned = torch.fft.rfft(pulse * window) * torch.complex(harmonic * torch.cos(turn), harmonic * torch.sin(turn))
+            train = torch.fft.rfft(pulse * window)
+            train = train * torch.complex(harmonic * torch.cos(turn[0]), harmonic * torch.sin(turn[0])) if turn else scaled(train, harmonic)
             magnitude = torch.exp(change) * magnitude_from_mel(mel.transpose(1, 2), self.mel).transpose(1, 2)
-            yield magnitude.clamp(max=1e2), turned + scaled(torch.fft.rfft(hiss * window), 1 - harmonic)
+            yield magnitude.clamp(max=1e2), train + scaled(torch.fft.rfft(hiss * window), 1 - harmonic)
 
     def forward(self, hidden: Tensor, features: Tensor, f0_hz: Tensor | None = None, voiced: Tensor | None = None, *, start_phase: Tensor | None = None,
                 offset_samples: Tensor | None = None, pulses: Tensor | None = None) -> Tensor:

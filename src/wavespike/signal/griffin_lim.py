@@ -25,7 +25,7 @@ def unit(z: Tensor, magnitude: Tensor | float = 1.0, eps: float = 1e-9) -> Tenso
 
 def block_frames() -> int:
     """Frames a block: few enough for the cache without gradients, all in one with them (fewer, larger operations)."""
-    return 1 << 30 if torch.is_grad_enabled() else 96
+    return 1 << 30 if torch.is_grad_enabled() else 256
 
 
 def frame_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
