@@ -15,8 +15,6 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [p for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")))]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-BUNDLED = ROOT / "src" / "wavespike" / "hub" / "presets" / "vocos-24k" / "config.json"
-needs_the_bundled_vocoder = pytest.mark.skipif(not BUNDLED.exists(), reason="the preset vocos-24k is not in this checkout")
 
 
 def python_blocks(page: Path) -> list[str]:
@@ -54,7 +52,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@needs_the_bundled_vocoder
 def test_the_readmes_python_runs_and_writes_speech(workplace: Path) -> None:
     import soundfile
 
@@ -67,7 +64,6 @@ def test_the_readmes_python_runs_and_writes_speech(workplace: Path) -> None:
     assert 0.01 < audio.std() < 0.5
 
 
-@needs_the_bundled_vocoder
 @pytest.mark.parametrize("line", dict.fromkeys(line for line in command_lines(ROOT / "README.md") if line.startswith("wavespike ")))
 def test_the_readmes_commands_run(line: str, workplace: Path) -> None:
     done = subprocess.run([sys.executable, "-m", *line.split()], cwd=workplace, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
