@@ -262,14 +262,15 @@ def test_a_handful_of_samples_gives_as_many_seconds_back(tmp_path: Path, samples
 def test_silence_stays_silent_and_full_scale_stays_within_full_scale(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     write(tmp_path / "in" / "silence.wav", np.zeros((1, 24000), np.float32), 24000)
-    write(tmp_path / "in" / "loud.wav", np.clip(30 * voice(1.0), -1, 1), 24000)
+    given = np.clip(30 * voice(1.0), -1, 1)
+    write(tmp_path / "in" / "loud.wav", given, 24000)
     result = inside("resynth", tmp_path / "in", tmp_path / "out")
     assert result.returncode == 0
     assert "samples beyond full scale were clipped" in result.stdout
     assert np.abs(read(tmp_path / "out" / "silence.wav")[0]).max() < 1e-3
     loud = read(tmp_path / "out" / "loud.wav")[0]
     assert 0.9 < np.abs(loud).max() <= 1.0
-    assert np.sqrt(np.mean(loud**2)) > 0.5
+    assert np.mean(loud**2) > np.mean(given**2) / 4  # within 6 dB of what came in, whichever model is the default
 
 
 def test_nine_channels_are_nine_channels_and_a_rate_of_1_khz_is_kept(tmp_path: Path) -> None:

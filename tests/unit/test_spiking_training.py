@@ -75,7 +75,7 @@ def dense(head: Any = None, dim: int = 32, layers: int = 2, features: MelConfig 
 def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("teachers")
     save(dense(), folder / "istft")
-    save(dense(SourceFilterHeadConfig(dim=32, pitch_dim=16, pitch_layers=1)), folder / "source-filter")
+    save(dense(SourceFilterHeadConfig(dim=32, pitch_dim=16, pitch_layers=1, consistency_steps=4, momentum=0.0, learn_momentum=False)), folder / "source-filter")
     save(dense(features=MelConfig(f_max=8000.0)), folder / "other-mel")
     save(dense(features=MelConfig(sample_rate=22050)), folder / "other-rate")
     return {p.name: str(p) for p in folder.iterdir()}

@@ -50,6 +50,8 @@ def griffin_lim(start: Iterable[tuple[Tensor, ...]], iterations: int, n_fft: int
             yield unit(spectrum, magnitude)
 
     weight = momentum / (1 + momentum)
+    if not torch.is_grad_enabled():
+        weight = float(weight)  # read once, not in every block
     wave = overlap_add(first(), n_fft, hop_length, None, padding)
     window = hann_window(n_fft, dtype=wave.dtype, device=wave.device)
     before: list[Tensor] = []
@@ -60,13 +62,14 @@ def griffin_lim(start: Iterable[tuple[Tensor, ...]], iterations: int, n_fft: int
 
 def _project(frames: Tensor, window: Tensor, magnitudes: list[Tensor], before: list[Tensor], weight: float | Tensor, turn: int) -> Iterator[Tensor]:
     at = 0
+    plain = isinstance(weight, float) and weight == 0.0  # the original algorithm looks at nothing but the present
     for i, magnitude in enumerate(magnitudes):
         projected = torch.fft.rfft(frames[:, at : at + magnitude.shape[1]] * window)  # [B, l, F]
         at += magnitude.shape[1]
-        if turn == 0:
+        guess = projected
+        if not plain and turn == 0:
             before.append(projected)
-            yield unit(projected, magnitude)
-        else:
-            guess = projected - weight * before[i]
+        elif not plain:
+            guess = projected.sub(before[i], alpha=weight) if isinstance(weight, float) else projected - weight * before[i]
             before[i] = projected
-            yield unit(guess, magnitude)
+        yield unit(guess, magnitude)
