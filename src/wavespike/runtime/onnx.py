@@ -118,6 +118,7 @@ class OnnxVocos(Vocos):
         nn.Module.__init__(self)
         runtime = _needs("onnxruntime")
         options = runtime.SessionOptions()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the cores to others
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
