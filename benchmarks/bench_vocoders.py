@@ -237,7 +237,7 @@ def picture(results: dict[int, list[dict[str, Any]]], path: Path) -> None:
     axis.axvline(1.0, color="black", linewidth=0.8)
     axis.set_yticks([i + 0.4 - height / 2 for i in range(len(names))], names)
     axis.invert_yaxis()
-    axis.set_xlabel(f"speed, times that of the {REFERENCE} (median; bars: middle half of the rounds)")
+    axis.set_xlabel(f"speed over the {REFERENCE} (median, middle half)")
     axis.margins(x=0.1)
     axis.legend()
     save_figure(figure, path)
