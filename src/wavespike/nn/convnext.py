@@ -61,6 +61,15 @@ class ConvNeXtBlock(nn.Module):
         return self._mix(residual, h, condition), after
 
 
+def initialise(backbone: nn.Module) -> None:
+    """Vocos's start: truncated normal of deviation 0.02, no bias, in every convolution and linear layer."""
+    for module in backbone.modules():
+        if isinstance(module, (nn.Conv1d, nn.Linear)):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 class ConvNeXtBackbone(nn.Module):
     """Vocos's backbone: embed, norm, blocks, final norm. [B, C_in, L] -> [B, L, dim].
 
@@ -78,11 +87,7 @@ class ConvNeXtBackbone(nn.Module):
             ConvNeXtBlock(c.dim, c.intermediate_dim, scale, c.adanorm_num_embeddings, c.causal) for _ in range(c.num_layers)
         )
         self.final_layer_norm = Norm(c.dim)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv1d, nn.Linear)):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise(self)
 
     @property
     def blocks(self) -> list[ConvNeXtBlock]:

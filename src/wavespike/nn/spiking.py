@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from wavespike.config import Config
 from wavespike.errors import ConfigError, UsageError
 from wavespike.nn.conv import Conv1d
+from wavespike.nn.convnext import initialise
 from wavespike.nn.norm import Norm, make_norm
 from wavespike.spikes.neurons import NeuronConfig, decay_of, neuron_scan
 
@@ -221,11 +222,7 @@ class SpikingConvNeXtBackbone(nn.Module):
             self.norm = make_norm(c.dim, c.adanorm_num_embeddings)
         self.convnext = nn.ModuleList(SpikingConvNeXtBlock(c) for _ in range(c.num_layers))
         self.final_layer_norm = Norm(c.dim)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv1d, nn.Linear)):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise(self)
         if c.mlp != "absent" and c.expansion_init_std != 0.02:
             for block in self.blocks:
                 nn.init.trunc_normal_(block.pwconv1.weight, std=c.expansion_init_std)
