@@ -165,9 +165,12 @@ class CodecTask(Task):
         if self.model.projector.norm is not None:
             self.model.projector.norm.train(self.training and learns)
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            quantized = self.model.quantize(heard[:, None])
-        output: Tensor = self.model.decoder(quantized.values)[:, 0]
-        return *same_length(output, audio), quantized
+            with self.mixed():
+                latents = self.model.latents(heard[:, None])
+            quantized = self.model.quantizer(latents.float())
+        with self.mixed():
+            output: Tensor = self.model.decoder(quantized.values)[:, 0]
+        return *same_length(output.float(), audio), quantized
 
     def loss(self, phase: str, batch: Batch) -> tuple[Tensor, Figures]:
         c = self.config

@@ -82,7 +82,7 @@ class TrainerConfig(Config):
     keep_best        checkpoints kept by `monitor` (a validation figure; None is the task's own choice)
     accumulate       micro-batches a step; one step sees batch_size * accumulate * devices * num_nodes items
     threads          CPU threads a process; None leaves PyTorch's choice
-    precision        "bf16-mixed" lets a task compute parts in bfloat16 (vocoders: the discriminators); spectra and losses stay in float32
+    precision        "bf16-mixed" lets a task compute parts in bfloat16 (discriminators, backbones, the encoder and decoder of a codec); spectra and losses stay in float32
     clip             limit of the gradient's norm; None does not clip
     ema_decay        decay of the exponential moving average of the weights, which is then validated and exported; 0 is off
     """

@@ -52,7 +52,10 @@ class ReconstructionConfig(VocoderTaskConfig):
 
 
 class ReconstructionTask(VocoderTask):
-    """Batches {"audio": [B, T]}, for a source-filter head also {"f0_hz": [B, L], "voiced": [B, L]} at samples 0, hop, 2 hop, ..."""
+    """Batches {"audio": [B, T]}; where pitch or voicing is learnt or the source aligned, also {"f0_hz": [B, L], "voiced": [B, L]} at samples 0, hop, 2 hop, ...
+
+    A source-filter head whose pitch network is fixed (`pitch_weight` and `voicing_weight` 0) needs no labels: it hears its own pitch, as in use.
+    """
 
     config_class: ClassVar[type[TaskConfig]] = ReconstructionConfig
 
@@ -69,7 +72,10 @@ class ReconstructionTask(VocoderTask):
 
     @classmethod
     def needs_pitch(cls, config: TrainConfig) -> bool:
-        return isinstance(getattr(config.model, "head", None), SourceFilterHeadConfig)
+        task = config.task
+        assert isinstance(task, ReconstructionConfig)
+        learns = task.pitch_weight > 0 or task.voicing_weight > 0 or task.align_source
+        return learns and isinstance(getattr(config.model, "head", None), SourceFilterHeadConfig)
 
     @property
     def backbone(self) -> Any:
@@ -104,15 +110,21 @@ class ReconstructionTask(VocoderTask):
         if not isinstance(self.head, SourceFilterHead):
             return *same_length(self.model.decode(features, **more), audio), {}
         head: SourceFilterHead = self.head
-        f0, voiced = frame_labels(batch["f0_hz"], batch["voiced"], features.shape[-1])
-        pitch, voicing = pitch_losses(head, features, f0, voiced)
-        size = audio.shape[0]
+        size, losses = audio.shape[0], {}
+        if "f0_hz" in batch:
+            f0, voiced = frame_labels(batch["f0_hz"], batch["voiced"], features.shape[-1])
+            losses = dict(zip(("pitch", "voicing"), pitch_losses(head, features, f0, voiced), strict=True))
+        else:
+            with torch.no_grad():
+                f0, voiced = head.pitch.decode(*head.pitch(features))
         pulses = None
         if self.config.align_source:
             pulses = aligned_pulses(audio, batch["f0_hz"], batch["voiced"], self.model.hop_length, self.model.sample_rate)
-        output = head(self.backbone(features), features, f0, voiced, start_phase=2 * math.pi * torch.rand(size, device=audio.device),
+        with self.mixed():
+            hidden = self.backbone(features)
+        output = head(hidden.float(), features, f0, voiced, start_phase=2 * math.pi * torch.rand(size, device=audio.device),
                       offset_samples=torch.randint(0, 2**31, (size,), device=audio.device), pulses=pulses)
-        return *same_length(output, audio), {"pitch": pitch, "voicing": voicing}
+        return *same_length(output, audio), losses
 
     def loss(self, phase: str, batch: Batch) -> tuple[Tensor, Figures]:
         c = self.config
