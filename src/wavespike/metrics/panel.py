@@ -100,7 +100,7 @@ def register(name: str, metric: Metric, compute: Callable[..., float]) -> None:
     """
     if not name.isidentifier():
         raise UsageError(f"expected a metric's name of letters, digits and _, got {name!r}")
-    if name in METRICS and name not in _REGISTERED:
+    if (name in METRICS or name in _GROUPS) and name not in _REGISTERED:
         raise UsageError(f"expected a name that no metric of wavespike has, got {name!r}; choose another")
     METRICS[name] = dataclasses.replace(metric, group=name)
     _REGISTERED[name] = compute

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ def _predictor(place: str) -> Any:
 
     try:
         if Path(place).is_file():
-            script = torch.jit.load(place, map_location="cpu").eval()  # type: ignore[no-untyped-call]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of torch, about its own format
+                script = torch.jit.load(place, map_location="cpu").eval()  # type: ignore[no-untyped-call]
             return lambda audio: script(audio)
         hub = torch.hub.load(place, "utmos22_strong", source="local", trust_repo=True).eval()  # type: ignore[no-untyped-call]
         return lambda audio: hub(audio, RATE_HZ)
