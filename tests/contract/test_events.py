@@ -46,7 +46,7 @@ def test_there_are_spiking_models() -> None:
 def test_events_equal_dense(config: dict[str, Any]) -> None:
     model = lively(config)
     fast = events.accelerate(model)
-    assert type(fast) is type(model)
+    assert isinstance(fast, type(model))
     with torch.no_grad():
         x = signal(model, batch=2)
         with record_spikes(model) as record:

@@ -37,10 +37,11 @@ def condition(args: Any) -> dict[str, Any]:
     return {"bandwidth_id": torch.tensor([args.bandwidth_id])}
 
 
-def add_engine(parser: Any) -> None:
+def add_engine(parser: Any, int8: bool = True) -> None:
     parser.add_argument("--engine", choices=["auto", "dense", "events", "onnx"], default="auto",
                         help="what runs the network: PyTorch, its spikes one by one, or ONNX Runtime; auto: events for spiking models where Numba is installed")
-    parser.add_argument("--int8", action="store_true", help="8-bit weights, for events and onnx: faster, a little less exact")
+    if int8:
+        parser.add_argument("--int8", action="store_true", help="8-bit weights, for events and onnx: faster, a little less exact")
 
 
 def load_vocoder(name: str, engine: str = "dense", int8: bool = False) -> Vocoder[Any]:

@@ -42,17 +42,26 @@ def accelerate(model: ModuleT, precision: Precision = "float32", **options: Any)
     """
     if not suits(model):
         raise UsageError(f"expected a model with spiking layers for the engine 'events', got {type(model).__name__}, which has none; use engine 'auto' or 'dense'")
+    from wavespike.models.sparch import SpArch
+    from wavespike.nn.recurrent import RecurrentLayer, SpikingReadout
     from wavespike.nn.spiking import SpikingConvNeXtBackbone
     from wavespike.runtime.events.backbone import EventBackbone, fits
+    from wavespike.runtime.events.recurrent import EventLayer, EventReadout, EventSpArch
 
     def replaced(module: nn.Module) -> nn.Module:
         if isinstance(module, SpikingConvNeXtBackbone) and fits(module):
             return EventBackbone.of(module, precision, **options)
+        if isinstance(module, RecurrentLayer) and module.spiking:
+            return EventLayer.of(module)
+        if isinstance(module, SpikingReadout):
+            return EventReadout.of(module)
         children = {name: replaced(child) for name, child in module.named_children()}
         if all(child is module._modules[name] for name, child in children.items()):
             return module
         new = copy.copy(module)
         new._modules = {**module._modules, **children}
+        if type(new) is SpArch:
+            new.__class__ = EventSpArch
         return new
 
     out = replaced(model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Iterable
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -113,6 +114,11 @@ class BlockRows:
         return out, waiting
 
 
+def stamp_of(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    """Changes when one of the tensors is written to or replaced. Tensors made in inference mode do not tell and count as constant."""
+    return tuple(n for t in tensors for n in (t.data_ptr(), 0 if t.is_inference() else t._version))
+
+
 def norm_rows(norm: torch.nn.Module, condition: Tensor | None, batch: int) -> list[tuple[Array, Array]]:
     """Gain and shift [C] of each item of the batch."""
     if isinstance(norm, AdaLayerNorm):
@@ -134,7 +140,8 @@ def fits(backbone: SpikingConvNeXtBackbone) -> bool:
 class EventBackbone(SpikingConvNeXtBackbone):
     """A spiking backbone whose blocks run by events. It shares parameters, names and hooks with the one it was made from.
 
-    Where events are of no use it is the dense one: while gradients are kept, in training mode, while a hook watches a neuron, on other devices and types.
+    Where events are of no use it is the dense one: in training mode, for an input that asks for its gradient, while a hook watches a neuron, on other
+    devices and types.
     """
 
     precision: Precision
@@ -155,15 +162,13 @@ class EventBackbone(SpikingConvNeXtBackbone):
 
     def packed(self) -> list[BlockRows]:
         """The blocks' rows, made again when a weight has changed."""
-        stamp = tuple(n for b in self.blocks for n in (b.pwconv1.weight.data_ptr(), _version(b.pwconv1.weight), _version(b.gamma)))
+        stamp = stamp_of([t for b in self.blocks for t in (b.pwconv1.weight, b.pwconv2.weight, b.gamma, b.dwconv.weight)])
         if self._packed is None or self._packed[0] != stamp:
             self._packed = stamp, [BlockRows(b, self.precision) for b in self.blocks]
         return self._packed[1]
 
     def _dense(self, x: Tensor) -> bool:
-        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
-            return True
-        if self.training or x.device.type != "cpu" or x.dtype != torch.float32 or not fits(self):
+        if self.training or (torch.is_grad_enabled() and x.requires_grad) or x.device.type != "cpu" or x.dtype != torch.float32 or not fits(self):
             return True
         return any(n._forward_hooks or n._forward_pre_hooks for b in self.blocks for n in (b.neuron1, b.neuron2, b.pwconv1, b.pwconv2))
 
@@ -235,7 +240,3 @@ class EventBackbone(SpikingConvNeXtBackbone):
                 windows = window.contiguous().numpy()
                 frames = torch.from_numpy(np.stack([rows.run(windows[i], norm[i], self.dense_from)[0] for i in range(batch)]))
             return self._finish_frames(frames), after
-
-
-def _version(t: Tensor) -> int:
-    return 0 if t.is_inference() else t._version

@@ -238,3 +238,170 @@ def block(u: Array, mixed: Array, taps: Array, tap_bias: Array, gain: Array, shi
                 z = gamma[c] * (bias_out[c] + scale_out[c] * f4(y[c]))
                 to[c] = at[c] + (z * h[c] if shortcut else z)
     return waiting, all_in, all_hidden
+
+
+@compiled
+def add_scaled_rows(weight: Array, x: Array, total: Array) -> int:
+    """total += sum_i x[i] weight[i, :] over the inputs that are not zero -> their number. Values may be graded; ones are not multiplied."""
+    n, count = total.shape[0], 0
+    for i in range(x.shape[0]):
+        value = x[i]
+        if value == f4(0):
+            continue
+        count += 1
+        row = weight[i]
+        if value == ONE:
+            for j in range(n):
+                total[j] += row[j]
+        else:
+            for j in range(n):
+                total[j] += value * row[j]
+    return count
+
+
+@compiled
+def drive(x: Array, weight: Array, bias: Array, kind: int, gain: Array, shift: Array, epsilon: Any, out: Array) -> None:
+    """norm(W x) for x [S, B, F] -> out [S, B, H]. kind 0: no norm, 1: gain y + shift (batch norm in evaluation), 2: layer norm."""
+    steps, batch, n = out.shape
+    for t in range(steps):
+        for item in range(batch):
+            y = out[t, item]
+            for j in range(n):
+                y[j] = bias[j]
+            add_scaled_rows(weight, x[t, item], y)
+            if kind == 1:
+                for j in range(n):
+                    y[j] = y[j] * gain[j] + shift[j]
+            elif kind == 2:
+                mean = f4(0)
+                for j in range(n):
+                    mean += y[j]
+                mean /= f4(n)
+                square = f4(0)
+                for j in range(n):
+                    y[j] -= mean
+                    square += y[j] * y[j]
+                r = ONE / np.sqrt(square / f4(n) + epsilon)
+                for j in range(n):
+                    y[j] = y[j] * r * gain[j] + shift[j]
+
+
+@compiled
+def scan(current: Array, recurrent: Array, recurrent_sum: Array, alpha: Array, beta: Array, a: Array, b: Array, threshold: Any, adaptive: bool,
+         symplectic: bool, u: Array, s: Array, w: Array, out: Array) -> None:
+    """The neurons of `wavespike.spikes.adaptive` over current [S, B, H] -> spikes in out; the state u, s, w [B, H] is advanced in place.
+
+    Recurrent products add the rows [H, H] (none: [0, H]) of those that fired, or take the rows of those that did not from the sum of all where most fired.
+    """
+    steps, batch, n = current.shape
+    total, one_step = np.empty(n, np.float32), np.empty(n, np.int32)
+    loops = recurrent.shape[0] > 0
+    for item in range(batch):
+        ui, si, wi = u[item], s[item], w[item]
+        for t in range(steps):
+            x, to = current[t, item], out[t, item]
+            for j in range(n):
+                total[j] = x[j]
+            if loops:
+                fired, binary = 0, True
+                for j in range(n):
+                    one_step[fired] = j
+                    fired += 1 if si[j] != f4(0) else 0
+                    binary &= (si[j] == f4(0)) | (si[j] == ONE)
+                if not binary:
+                    add_scaled_rows(recurrent, si, total)
+                elif 2 * fired <= n:
+                    add_rows(recurrent, one_step, fired, total)
+                else:
+                    for j in range(n):
+                        total[j] += recurrent_sum[j]
+                    for i in range(n):
+                        if si[i] == f4(0):
+                            row = recurrent[i]
+                            for j in range(n):
+                                total[j] -= row[j]
+            if symplectic:
+                for j in range(n):
+                    v = alpha[j] * ui[j] + (ONE - alpha[j]) * (total[j] - wi[j])
+                    fires = v > threshold
+                    spike = ONE if fires else f4(0)
+                    rest = f4(0) if fires else v
+                    wi[j] = beta[j] * wi[j] + (ONE - beta[j]) * (a[j] * rest + b[j] * spike)
+                    ui[j], si[j], to[j] = rest, spike, spike
+            elif adaptive:
+                for j in range(n):
+                    adaptation = beta[j] * wi[j] + a[j] * ui[j] + b[j] * si[j]
+                    v = alpha[j] * (ui[j] - threshold * si[j]) + (ONE - alpha[j]) * (total[j] - adaptation)
+                    spike = ONE if v > threshold else f4(0)
+                    wi[j], ui[j], si[j], to[j] = adaptation, v, spike, spike
+            else:
+                for j in range(n):
+                    v = alpha[j] * (ui[j] - threshold * si[j]) + (ONE - alpha[j]) * total[j]
+                    spike = ONE if v > threshold else f4(0)
+                    ui[j], si[j], to[j] = v, spike, spike
+
+
+@compiled
+def integrate(current: Array, alpha: Array, u: Array) -> None:
+    """The read-out's potentials u_t = alpha u_{t-1} + (1 - alpha) x_t in place of current [S, B, H]; u [B, H] is advanced."""
+    steps, batch, n = current.shape
+    for t in range(steps):
+        for item in range(batch):
+            x, ui = current[t, item], u[item]
+            for j in range(n):
+                ui[j] = alpha[j] * ui[j] + (ONE - alpha[j]) * x[j]
+                x[j] = ui[j]
+
+
+@compiled
+def add_scores(potentials: Array, softmax: bool, sums: Array) -> None:
+    """sums [B, classes] += the softmax of every step's potentials [S, B, classes], or the potentials themselves."""
+    steps, batch, n = potentials.shape
+    for t in range(steps):
+        for item in range(batch):
+            x, to = potentials[t, item], sums[item]
+            if not softmax:
+                for j in range(n):
+                    to[j] += x[j]
+                continue
+            top = x[0]
+            for j in range(n):
+                top = max(top, x[j])
+            total = f4(0)
+            for j in range(n):
+                x[j] = np.exp(x[j] - top)
+                total += x[j]
+            for j in range(n):
+                to[j] += x[j] / total
+
+
+@compiled
+def cut_frames(samples: Array, hop: int, preemphasis: Any, window: Array, out: Array) -> None:
+    """Kaldi's frames of samples [B, T]: mean removed, pre-emphasised, windowed, into out [B, L, n_fft] (zeros beyond the window)."""
+    length = window.shape[0]
+    for item in range(out.shape[0]):
+        for frame in range(out.shape[1]):
+            x, to = samples[item, frame * hop : frame * hop + length], out[item, frame]
+            mean = f4(0)
+            for j in range(length):
+                mean += x[j]
+            mean /= f4(length)
+            to[0] = ((x[0] - mean) - preemphasis * (x[0] - mean)) * window[0]
+            for j in range(1, length):
+                to[j] = ((x[j] - mean) - preemphasis * (x[j - 1] - mean)) * window[j]
+
+
+@compiled
+def log_energies(spectrum: Array, triangles: Array, first: Array, last: Array, least: Any, out: Array) -> None:
+    """log max(sum_k M[m, k] |X_k|^2, least) for spectrum [B, L, bins] -> out [B, L, mels]; filter m spans bins first[m] to last[m]."""
+    power = np.empty(spectrum.shape[2], np.float32)
+    for item in range(out.shape[0]):
+        for frame in range(out.shape[1]):
+            x, to = spectrum[item, frame], out[item, frame]
+            for k in range(x.shape[0]):
+                power[k] = x[k].real * x[k].real + x[k].imag * x[k].imag
+            for m in range(out.shape[2]):
+                total = f4(0)
+                for k in range(first[m], last[m]):
+                    total += triangles[m, k] * power[k]
+                to[m] = np.log(max(total, least))
