@@ -68,8 +68,10 @@ class SharedSpeech(LabelledSpeech):
 
 
 def trained(config: TrainConfig, folder: str | Path, kept: Kept) -> SpArch:
-    """The model of the last step of a run in a new folder."""
-    run = start(config, new_folder("compare", folder), data=functools.partial(SharedSpeech, kept=kept), report=lambda line: None)
+    """The model of the last step of a run in a new folder, or of the finished run that is there."""
+    run = Path(folder)
+    if not (run / "last" / "config.json").is_file():
+        start(config, new_folder("compare", run), data=functools.partial(SharedSpeech, kept=kept), report=lambda line: None)
     model = load(run / "last")
     assert isinstance(model, SpArch)
     return model
@@ -81,7 +83,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--test", required=True, help="labelled list that judges, once")
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
-    parser.add_argument("--runs", help="folder that keeps the runs, one a system")
+    parser.add_argument("--runs", help="folder that keeps the runs, one a system; finished ones are only judged")
     parser.add_argument("--json", help="figures, written after every row")
     a = parser.parse_intermixed_args()
     examples = read_list(a.test)
