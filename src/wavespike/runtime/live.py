@@ -51,7 +51,7 @@ class Quantiles:
 
 @dataclasses.dataclass(frozen=True)
 class LiveReport:
-    """What a run was like. `algorithmic_delay_ms`: the frame that is gathered and the codec's look-ahead; computing comes on top."""
+    """What a run was like. `algorithmic_delay_ms`: of the codec with the frame that is gathered; computing comes on top."""
 
     sample_rate: int
     frame_samples: int
@@ -201,6 +201,9 @@ class Pipeline:
             frame.waited = start - frame.captured - frame.audio.shape[1] / self._codec.sample_rate
             self._encode_ms.append(1000 * (frame.encoded - start))
             self._put(self._to_decode, frame)
+        last = self._session.flush_codes()
+        if last.shape[-1]:
+            self._put(self._to_decode, _Frame(np.zeros((self._codec.channels, 0), np.float32), self._now(), last, self._now()))
 
     def _decode_all(self) -> None:
         while (frame := self._to_decode.get()) is not None:
@@ -208,10 +211,12 @@ class Pipeline:
             start = self._now()
             audio = self._session.decode(frame.codes)[0].cpu().numpy()
             end = self._now()
-            self._decode_ms.append(1000 * (end - start))
-            self._queue_ms.append(1000 * (frame.waited + start - frame.encoded))
-            self._end_to_end_ms.append(1000 * (end - frame.captured))
+            if frame.audio.shape[1]:  # not the codes that only the end brought out
+                self._decode_ms.append(1000 * (end - start))
+                self._queue_ms.append(1000 * (frame.waited + start - frame.encoded))
+                self._end_to_end_ms.append(1000 * (end - frame.captured))
             self._offer(audio)
+        self._offer(self._session.flush_audio()[0].cpu().numpy())
 
     def _offer(self, audio: Samples) -> None:
         if not audio.shape[1]:
@@ -231,7 +236,7 @@ class Pipeline:
         rate = self._codec.sample_rate
         computed_s = (sum(self._encode_ms) + sum(self._decode_ms)) / 1000
         return LiveReport(
-            rate, self.frame_samples, self.frames, 1000 * (self.frame_samples + self._codec.delay) / rate, Quantiles.of(self._encode_ms),
+            rate, self.frame_samples, self.frames, 1000 * self._codec.delay_with(self.frame_samples) / rate, Quantiles.of(self._encode_ms),
             Quantiles.of(self._decode_ms), Quantiles.of(self._queue_ms) if paced else None, Quantiles.of(self._end_to_end_ms) if paced else None,
             len(self._decode_ms) * self.frame_samples / rate / max(computed_s, 1e-9), self.dropped_frames, self.silent_samples,
         )

@@ -1,4 +1,4 @@
-"""Losses of AudioDec's training (Wu et al., 2023), waveforms [B, T]."""
+"""Losses of codecs: those of AudioDec's training (Wu et al., 2023), and a compressed complex spectrum; waveforms [B, T]."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from wavespike.errors import ConfigError
 from wavespike.signal.mel import MelConfig
+from wavespike.signal.stft import stft
 
 STFT_RESOLUTIONS: tuple[tuple[int, int, int], ...] = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
 """FFT, hop and window in samples, as published (Yamamoto et al., Parallel WaveGAN, 2020)."""
@@ -39,3 +40,17 @@ def waveform_shape_loss(predicted: Tensor, target: Tensor, window: int = 300) ->
     """L1 between the maxima of |x| in consecutive windows: the envelope."""
     ours, theirs = (F.max_pool1d(x.abs()[:, None], window) for x in (predicted, target))
     return F.l1_loss(ours, theirs)
+
+
+def compressed_spectrum_loss(predicted: Tensor, target: Tensor, exponent: float = 0.3, resolutions: tuple[tuple[int, int], ...] = ((1024, 256), (512, 128))) -> Tensor:
+    """Mean over resolutions (FFT, hop) of |Y |Y|^(c-1) - X |X|^(c-1)|_1: magnitude and phase, loudness compressed (Braun and Tashev, 2021).
+
+    Departure: L1 of real and imaginary parts instead of squares.
+    """
+
+    def compressed(x: Tensor, n_fft: int, hop: int) -> Tensor:
+        spectrum = torch.view_as_real(stft(x, n_fft, hop))
+        return spectrum * (spectrum.square().sum(-1, keepdim=True) + 1e-5).pow(0.5 * (exponent - 1))
+
+    terms = [F.l1_loss(compressed(predicted, n, h), compressed(target, n, h)) for n, h in resolutions]
+    return torch.stack(terms).mean()
