@@ -145,7 +145,8 @@ def test_gradients_of_an_output_reach_codes_of_the_past_only():
     latents = torch.randn(1, 6, 20, dtype=torch.float64, requires_grad=True)
     codec.synthesise(latents)[..., : 10 * HOP - codec.edge].square().sum().backward()
     reached = latents.grad.abs().sum((0, 1)) > 0
-    assert bool(reached[9]) and not bool(reached[10:].any())
+    assert bool(reached[9])
+    assert not bool(reached[10:].any())
 
 
 class TestBadInput:
