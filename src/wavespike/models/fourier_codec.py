@@ -302,14 +302,21 @@ class FourierCodecStream(CodecStream):
             raise UsageError("expected no audio after the end, got a chunk; open a new stream")
         self._ended = final
         frames = self._analysis.push(chunk[:, 0].to(self._like), final)
-        codes = []
-        for first in range(0, frames.shape[1], self.max_frames):
-            latents, self._encoder_state = self._model.encoder.step(frames[:, first : first + self.max_frames], self._encoder_state)
-            codes.append(self._model.quantizer.encode(latents, self._levels))
-        if codes:
-            return torch.cat(codes, -1)
+        parts = [frames[:, first : first + self.max_frames] for first in range(0, frames.shape[1], self.max_frames)]
+        if parts:
+            return torch.cat([self._encode_frames(part) for part in parts], -1)
         levels = self._model.num_codebooks if self._levels is None else self._levels
         return torch.zeros(self._batch, levels, 0, dtype=torch.int64, device=self._like.device)
+
+    def _encode_frames(self, frames: Tensor) -> Tensor:
+        """[B, l, frame_length] -> codes [B, K, l]."""
+        latents, self._encoder_state = self._model.encoder.step(frames, self._encoder_state)
+        return self._model.quantizer.encode(latents, self._levels)
+
+    def _decode_frames(self, codes: Tensor, missing: Tensor | None) -> Tensor:
+        """Codes [B, k, l] and lost frames [B, l] -> windowed frames [B, l, frame_length]."""
+        frames, self._decoder_state = self._model.decoder.step(self._model.quantizer.decode(codes), self._decoder_state, missing)
+        return frames
 
     @torch.inference_mode()
     def decode(self, codes: Tensor, missing: Tensor | None = None) -> Tensor:
@@ -323,10 +330,8 @@ class FourierCodecStream(CodecStream):
         audio = [self._like.new_zeros(self._batch, 0)]
         for first in range(0, codes.shape[-1], self.max_frames):
             part = slice(first, first + self.max_frames)
-            latents = self._model.quantizer.decode(codes[..., part].to(self._like.device))
             lost = None if missing is None else missing[:, part].to(self._like.device)
-            frames, self._decoder_state = self._model.decoder.step(latents, self._decoder_state, lost)
-            audio.append(self._synthesis.push(frames))
+            audio.append(self._synthesis.push(self._decode_frames(codes[..., part].to(self._like.device), lost)))
         return torch.cat(audio, -1)[:, None]
 
     @torch.inference_mode()

@@ -3,18 +3,17 @@
 Folded: the transform is a matrix with its window, layer scale is inside the second pointwise layer, a causal convolution of one frame is a weighted sum
 over its window, the search in a codebook is one product with 2 e and |e|^2. Through ONNX Runtime where it is installed, else PyTorch.
 
-    session = frame_stream(model, batch_size=50)     # a CodecStream as model.stream: chunks of any size
-    step = FrameSteps(model, batch_size=1)           # or hop by hop
-    codes = step.encode(hop)                         # [B, hop] -> [B, K]
-    hop = step.decode(codes)                         # [B, K] -> [B, hop], `edge` samples late
+    session = frame_stream(model, batch_size=50)     # a CodecStream like model.stream: chunks of any size
+    session.engine                                   # "onnx" or "torch"
 
-A decoder with a spiking backbone runs as `model.stream` runs it; the encoder is fast all the same.
+It pays for short chunks; a long one runs better through `model.stream`, many frames at a time.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 from typing import Any, Literal
 
 import numpy as np
@@ -22,8 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wavespike.errors import MissingDependencyError, UsageError
-from wavespike.models.base import Codec, CodecStream
+from wavespike.errors import MissingDependencyError
 from wavespike.models.fourier_codec import FLOOR, SCALE, FourierCodec, FourierCodecStream
 from wavespike.nn.convnext import ConvNeXtBackbone
 from wavespike.signal.lapped import lapped_window
@@ -146,7 +144,8 @@ class DecoderStep(nn.Module):
         z = self.rows[codes + self.offsets].sum(1)
         z = z + lost[:, None] * (self.lost - z)
         h, inputs, past = self.backbone(z, inputs, past)
-        gain, s = torch.addmm(self.bias, h, self.out).split((c.bins, c.input_features), -1)
+        out = torch.addmm(self.bias, h, self.out)
+        gain, s = out[:, : c.bins], out[:, c.bins :]
         s = (s + z @ self.shortcut) * (1 / SCALE)
         gain, square = torch.exp(gain.clamp(max=6.0)), s.square()
         if c.transform == "stft":
@@ -159,61 +158,61 @@ def _codebooks(model: FourierCodec) -> Tensor:
     return torch.stack([model.quantizer.get_buffer(f"levels.{k}.codebook") for k in range(model.num_codebooks)])
 
 
-class FrameSteps:
-    """Encoder and decoder of `batch_size` streams, a hop at a time; the state is in here. `engine` says what runs the networks."""
+def frame_stream(model: FourierCodec, batch_size: int = 1, num_codebooks: int | None = None, *, engine: Engine = "auto", threads: int | None = None) -> FrameStream:
+    """A session that is fast for chunks of about a hop. Raises MissingDependencyError for engine "onnx" without the extra `export`."""
+    return FrameStream(model, batch_size, num_codebooks, engine, threads)
 
-    def __init__(self, model: FourierCodec, batch_size: int = 1, engine: Engine = "auto", threads: int | None = None):
-        if batch_size < 1:
-            raise UsageError(f"batch_size: expected at least 1, got {batch_size}")
-        if not isinstance(model.decoder.backbone, ConvNeXtBackbone):
-            raise UsageError("expected a codec with a ConvNeXt decoder, got a spiking one; use model.stream")
-        c = model.config
-        self.config, self.batch_size = c, batch_size
-        with torch.no_grad():
-            encoder, decoder = EncoderStep(model).eval().requires_grad_(False), DecoderStep(model).eval().requires_grad_(False)
+
+class FrameStream(FourierCodecStream):
+    """`FourierCodecStream`, frame by frame through the folded steps. A decoder with a spiking backbone runs as there; the encoder is fast all the same."""
+
+    def __init__(self, model: FourierCodec, batch_size: int, num_codebooks: int | None, engine: Engine, threads: int | None):
+        super().__init__(model, batch_size, num_codebooks)
         self.engine = _choose(engine, model)
-        self._samples = torch.zeros(batch_size, c.frame_length, dtype=encoder.transform.dtype)
-        self._tail = torch.zeros(batch_size, c.frame_length - c.hop_length, dtype=encoder.transform.dtype)
-        self._encoder_past, self._decoder_past = encoder.backbone.past(batch_size), decoder.backbone.past(batch_size)
-        none = torch.zeros(batch_size, dtype=self._samples.dtype)
-        self._none = none
-        self._encode: Any = encoder
-        self._decode: Any = decoder
+        c = model.config
+        encoder = EncoderStep(model).eval().requires_grad_(False)
+        self._encoder_past = encoder.backbone.past(batch_size)
+        self._encode_one: Any = encoder
+        self._decode_one: Any = None
+        if isinstance(model.decoder.backbone, ConvNeXtBackbone):
+            self._decode_one = DecoderStep(model).eval().requires_grad_(False)
+            self._decoder_past = self._decode_one.backbone.past(batch_size)
+        self._all_there = self._like.new_zeros(batch_size)
         if self.engine == "onnx":
-            codes = torch.zeros(batch_size, c.quantizer.num_codebooks, dtype=torch.int64)
-            self._encode = OnnxStep(encoder, (self._samples, *self._encoder_past), threads)
-            self._decode = OnnxStep(decoder, (codes, none, *self._decoder_past), threads)
+            frame, codes = self._like.new_zeros(batch_size, c.frame_length), torch.zeros(batch_size, c.quantizer.num_codebooks, dtype=torch.int64)
+            self._encode_one = OnnxStep(encoder, (frame, *self._encoder_past), threads)
+            if self._decode_one is not None:
+                self._decode_one = OnnxStep(self._decode_one, (codes, self._all_there, *self._decoder_past), threads)
 
-    @torch.inference_mode()
-    def encode(self, hop: Tensor) -> Tensor:
-        """The next hop of audio [B, hop] -> its codes [B, K]."""
-        self._samples = torch.cat([self._samples[:, self.config.hop_length :], hop], 1)
-        codes, *past = self._encode(self._samples, *self._encoder_past)
-        self._encoder_past = tuple(past)
-        out: Tensor = codes
-        return out
+    def _encode_frames(self, frames: Tensor) -> Tensor:
+        out = []
+        for frame in frames.unbind(1):
+            codes, *past = self._encode_one(frame.contiguous(), *self._encoder_past)
+            self._encoder_past = tuple(past)
+            out.append(codes if self._levels is None else codes[:, : self._levels])
+        return torch.stack(out, -1)
 
-    @torch.inference_mode()
-    def decode(self, codes: Tensor, lost: Tensor | None = None) -> Tensor:
-        """The next codes [B, k], k <= K, and which streams lost them [B] (bool) -> audio [B, hop], which ends `edge` samples before the codes' hop does."""
-        c = self.config
-        if codes.shape[1] < c.quantizer.num_codebooks:
-            codes = F.pad(codes, (0, c.quantizer.num_codebooks - codes.shape[1]), value=c.quantizer.codebook_size)
-        frame, *past = self._decode(codes, self._none if lost is None else lost.to(self._none), *self._decoder_past)
-        self._decoder_past = tuple(past)
-        overlap = c.frame_length - c.hop_length
-        head = frame[:, : c.hop_length].clone()
-        head[:, :overlap] += self._tail
-        self._tail = frame[:, c.hop_length :]
-        return head
+    def _decode_frames(self, codes: Tensor, missing: Tensor | None) -> Tensor:
+        if self._decode_one is None:
+            return super()._decode_frames(codes, missing)
+        q = self._model.config.quantizer
+        codes = F.pad(codes, (0, 0, 0, q.num_codebooks - codes.shape[1]), value=q.codebook_size)
+        lost = None if missing is None else missing.to(self._like)
+        out = []
+        for i in range(codes.shape[-1]):
+            frame, *past = self._decode_one(codes[..., i].contiguous(), self._all_there if lost is None else lost[:, i].contiguous(), *self._decoder_past)
+            self._decoder_past = tuple(past)
+            out.append(frame)
+        return torch.stack(out, 1)
 
 
 def _choose(engine: Engine, model: FourierCodec) -> Engine:
+    """ONNX Runtime where it is installed, for single precision on the CPU."""
     if engine != "auto":
         return engine
-    single = model.encoder.project.weight.dtype == torch.float32 and model.encoder.project.weight.device.type == "cpu"
-    installed = all(importlib.util.find_spec(name) is not None for name in ("onnxruntime", "onnx", "onnxscript"))
-    return "onnx" if single and installed else "torch"
+    weight = model.encoder.project.weight
+    installed = all(importlib.util.find_spec(name) is not None for name in ("onnxruntime", "onnx"))
+    return "onnx" if installed and weight.dtype == torch.float32 and weight.device.type == "cpu" else "torch"
 
 
 class OnnxStep:
@@ -224,18 +223,18 @@ class OnnxStep:
 
         try:
             runtime = importlib.import_module("onnxruntime")
-            importlib.import_module("onnxscript")
+            importlib.import_module("onnx")
         except ImportError as error:
             raise MissingDependencyError("ONNX", "onnxruntime", "export") from error
         self.names = [f"in{i}" for i in range(len(inputs))]
-        with quiet(), torch.no_grad():
-            program = torch.onnx.export(module, inputs, input_names=self.names, dynamo=True, external_data=False, verbose=False)
-        assert program is not None
+        file = io.BytesIO()
+        with quiet(), torch.no_grad():  # by tracing: a quarter of a second, where the other exporter takes ten
+            torch.onnx.export(module, inputs, file, input_names=self.names, dynamo=False, opset_version=17)
         options = runtime.SessionOptions()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
-        self.session = runtime.InferenceSession(program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self.session = runtime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         feeds = {name: value.numpy() for name, value in zip(self.names, inputs, strict=True)}

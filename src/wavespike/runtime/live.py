@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from wavespike.errors import AudioError, MissingDependencyError, UsageError, WavespikeError
-from wavespike.models.base import Codec
+from wavespike.models.base import Codec, CodecStream
 from wavespike.signal.files import Reader, SampleFormat, Writer
 from wavespike.signal.resample import Resampler, Samples
 
@@ -90,7 +90,7 @@ class Pipeline:
         if queue_frames < 1:
             raise UsageError(f"queue_frames: expected at least 1, got {queue_frames}")
         self._codec, self.frame_samples, self._keep_all = codec, frame_samples, keep_all
-        self._session = codec.stream(1)
+        self._session = _session(codec, frame_samples)
         self._device = next(codec.parameters()).device
         self._most_ready = queue_frames * max(frame_samples, codec.hop)
         self._to_encode: queue.Queue[_Frame | None] = queue.Queue(queue_frames)
@@ -240,6 +240,17 @@ class Pipeline:
             Quantiles.of(self._decode_ms), Quantiles.of(self._queue_ms) if paced else None, Quantiles.of(self._end_to_end_ms) if paced else None,
             len(self._decode_ms) * self.frame_samples / rate / max(computed_s, 1e-9), self.dropped_frames, self.silent_samples,
         )
+
+
+def _session(codec: Codec[Any], frame_samples: int) -> CodecStream:
+    """The fastest session for frames of so many samples."""
+    from wavespike.models.fourier_codec import FourierCodec
+
+    if isinstance(codec, FourierCodec) and frame_samples < 4 * codec.hop:
+        from wavespike.runtime.frame_codec import frame_stream
+
+        return frame_stream(codec, 1)
+    return codec.stream(1)
 
 
 def _frames(audio: Reader, rate_hz: int, size: int) -> Iterator[Samples]:
