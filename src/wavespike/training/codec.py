@@ -5,7 +5,7 @@
     vocoder     trained: decoder, analyzer: the stage-1 run; its code statistics are computed first and kept as statistics.npy in the run folder
     denoise     trained: encoder, init: the stage-1 run, data of noisy-clean pairs
 
-L_G = m mel + s stft + w shape + c commitment (+ our multi-scale mel, phase and complex spectrum terms) + a adversarial + f feature matching; sums over
+L_G = m mel + s stft + w shape + c commitment (+ our multi-scale mel, phase, complex spectrum and loudness terms) + a adversarial + f feature matching; sums over
 discriminators. Any codec learns by it. Ours, all optional: the quantiser comes in at a later step, its codebooks started by k-means on the latents of
 the steps before; a share of the items is decoded with lost frames, single ones and bursts.
 Departures: parameters that rest are in no optimiser of that phase (upstream's Adam keeps nudging them); generator-only checkpoints initialise any stage.
@@ -29,7 +29,7 @@ from wavespike.models.hifigan import HiFiGANGenerator, read_statistics
 from wavespike.nn.rvq import Quantized
 from wavespike.training.adversarial_losses import AdversarialLoss, discriminator_loss, feature_matching_loss, generator_loss, mel_loss, same_length
 from wavespike.training.codec_discriminators import MultiScaleConfig, MultiSpectralConfig, make_codec_discriminator
-from wavespike.training.codec_losses import codec_mel_config, compressed_spectrum_loss, multi_resolution_stft_loss, waveform_shape_loss
+from wavespike.training.codec_losses import codec_mel_config, compressed_spectrum_loss, loudness_loss, multi_resolution_stft_loss, spectra, waveform_shape_loss
 from wavespike.training.config import OptimizerConfig, TaskConfig, TrainConfig
 from wavespike.training.discriminators import MultiPeriodConfig, MultiResolutionConfig, make_discriminator
 from wavespike.training.judge import VALIDATED, Judge
@@ -72,6 +72,7 @@ class CodecTaskConfig(TaskConfig):
     multi_scale_mel_weight: float = 0.0
     phase_weight: float = 0.0
     complex_weight: float = 0.0
+    loudness_weight: float = 0.0
     quantize_from: int = 0
     lost_share: float = 0.0
     lost_rate: float = 0.3
@@ -252,8 +253,12 @@ class CodecTask(Task):
             terms["multi_scale_mel"] = c.multi_scale_mel_weight, self.multi_scale(fake, real)
         if c.phase_weight:
             terms["phase"] = c.phase_weight, waveform_phase_loss(fake, real)
-        if c.complex_weight:
-            terms["complex"] = c.complex_weight, compressed_spectrum_loss(fake, real)
+        if c.complex_weight or c.loudness_weight:
+            ours, theirs = spectra(fake), spectra(real)
+            if c.complex_weight:
+                terms["complex"] = c.complex_weight, compressed_spectrum_loss(ours, theirs)
+            if c.loudness_weight:
+                terms["loudness"] = c.loudness_weight, loudness_loss(ours, theirs, self.model.sample_rate)
         if self.adversarial:
             for name, group in self.discriminators.items():
                 with torch.no_grad():
