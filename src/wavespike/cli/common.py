@@ -37,13 +37,20 @@ def condition(args: Any) -> dict[str, Any]:
     return {"bandwidth_id": torch.tensor([args.bandwidth_id])}
 
 
-def load_vocoder(name: str) -> Vocoder[Any]:
+def add_engine(parser: Any, int8: bool = True) -> None:
+    parser.add_argument("--engine", choices=["auto", "dense", "events", "onnx"], default="auto",
+                        help="what runs the network: PyTorch, its spikes one by one, or ONNX Runtime; auto: events for spiking models where Numba is installed")
+    if int8:
+        parser.add_argument("--int8", action="store_true", help="8-bit weights, for events and onnx: faster, a little less exact")
+
+
+def load_vocoder(name: str, engine: str = "dense", int8: bool = False) -> Vocoder[Any]:
     """`wavespike.load`, refusing what is no vocoder with UsageError."""
     from wavespike.errors import UsageError
     from wavespike.hub.load import load
     from wavespike.models.base import Vocoder
 
-    model: Model[Any] = load(name)
+    model: Model[Any] = load(name, engine=engine, int8=int8)
     if not isinstance(model, Vocoder):
         raise UsageError(f"{name}: expected a vocoder, got a {model.kind}; `wavespike models` lists what each model is")
     return model

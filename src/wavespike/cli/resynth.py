@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from wavespike.cli.common import add_bandwidth, add_model, add_sample_format, condition, duration_text, load_vocoder, note, progress
+from wavespike.cli.common import add_bandwidth, add_engine, add_model, add_sample_format, condition, duration_text, load_vocoder, note, progress
 
 
 def add_arguments(parser: Any) -> None:
@@ -19,6 +19,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--format", choices=["wav", "flac", "ogg", "mp3"], default="wav", help="container for a folder's or list's outputs")
     add_sample_format(parser)
     add_bandwidth(parser)
+    add_engine(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -32,7 +33,7 @@ def run(args: Any) -> int:
     total_s = _check(jobs, many)  # a wrong path is told at once, before torch and the model are loaded
     from wavespike.cli.synthesis import Written, resynthesise_file
 
-    model = load_vocoder(args.model)
+    model = load_vocoder(args.model, args.engine, args.int8)
     done: list[Written] = []
     failed: dict[str, str] = {}
     start = time.perf_counter()

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from wavespike.cli.common import add_bandwidth, add_model, add_sample_format, condition, duration_text, load_vocoder, progress
+from wavespike.cli.common import add_bandwidth, add_engine, add_model, add_sample_format, condition, duration_text, load_vocoder, progress
 
 
 def add_arguments(parser: Any) -> None:
@@ -15,6 +15,7 @@ def add_arguments(parser: Any) -> None:
     add_model(parser)
     add_sample_format(parser)
     add_bandwidth(parser)
+    add_engine(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -29,7 +30,7 @@ def run(args: Any) -> int:
     check_output(target)
     from wavespike.cli.synthesis import open_features, vocode_file
 
-    model = load_vocoder(args.model)
+    model = load_vocoder(args.model, args.engine, args.int8)
     total = open_features(source, model.feature_channels).shape[1] * model.hop_length / model.sample_rate
     start = time.perf_counter()
     with progress("vocoding", total) as advance:
