@@ -117,9 +117,9 @@ def speech(sample_rate: int, seconds: float) -> Tensor:
     return mono.repeat(1, 1 + int(seconds * rate_hz / mono.shape[1]))[None, :, : int(seconds * rate_hz)]
 
 
-def timed(work: Callable[[], Any]) -> float:
+def timed(work: Callable[[Tensor], Any], x: Tensor) -> float:
     start = time.perf_counter()
-    work()
+    work(x)
     return time.perf_counter() - start
 
 
@@ -142,9 +142,9 @@ def run(found: list[Contender], rounds: int, hops: int, seconds: float) -> tuple
         for c in found:
             if c.name in sessions:
                 push = sessions[c.name]
-                live[c.name].append([timed(lambda x=chunk: push(x)) for chunk in chunks[c.name]])  # type: ignore[misc]
+                live[c.name].append([timed(push, chunk) for chunk in chunks[c.name]])
             if c.whole is not None:
-                whole[c.name].append(timed(lambda f=c.whole, x=audio[c.name]: f(x)) / seconds)  # type: ignore[misc]
+                whole[c.name].append(timed(c.whole, audio[c.name]) / seconds)
     return live, whole
 
 
@@ -160,7 +160,7 @@ def many(found: list[Contender], hops: int) -> dict[str, tuple[float, float]]:
         chunks = [x.repeat(SESSIONS, 1, 1) for x in speech(c.sample_rate, 2.0).split(c.hop, -1)[:-1]]
         for x in chunks[:10]:
             push(x)
-        times = sorted(timed(lambda x=chunks[i % len(chunks)]: push(x)) for i in range(hops))  # type: ignore[misc]
+        times = sorted(timed(push, chunks[i % len(chunks)]) for i in range(hops))
         out[c.name] = times[len(times) // 2], times[int(0.99 * len(times))]
     torch.set_num_threads(1)
     return out

@@ -25,24 +25,9 @@ from wavespike.metrics.panel import Pair, Panel
 from wavespike.signal.files import read, write
 from wavespike.signal.resample import resample
 
-METRICS = ("pesq_wb", "stoi", "dnsmos_p808")
+METRICS = ("pesq_wb", "stoi", "visqol", "dnsmos_p808")
 LOSS_RATES = (0.05, 0.1, 0.2)
 BURST_FRAMES = 4.0
-
-
-def visqol_scorer() -> Any:
-    """ViSQOL in its speech mode with the lattice model, or None without the package: score(reference, estimate at 16 kHz)."""
-    try:
-        from visqol import VisqolApi
-    except ImportError:
-        return None
-    api = VisqolApi()
-    api.create(mode="speech", use_lattice_model=True)
-
-    def score(reference: np.ndarray, estimate: np.ndarray) -> float:
-        return float(api.measure_from_arrays(reference.astype(np.float64), estimate.astype(np.float64), 16000).moslqo)
-
-    return score
 
 
 def opus_payload_bytes(path: Path) -> int:
@@ -88,13 +73,11 @@ class Judge:
     """Means of the metrics over files."""
 
     def __init__(self) -> None:
-        self.panel, self.visqol = Panel(METRICS), visqol_scorer()
+        self.panel = Panel(METRICS)
         self.rows: dict[str, list[dict[str, float]]] = {}
 
     def add(self, name: str, reference: np.ndarray, estimate: np.ndarray, rate_hz: int, **more: float) -> None:
         row = dict(self.panel.score(Pair(name, reference, estimate, rate_hz)).scores) | more
-        if self.visqol is not None:
-            row["visqol"] = self.visqol(resample(reference, rate_hz, 16000), resample(estimate, rate_hz, 16000))
         self.rows.setdefault(name, []).append(row)
 
     def means(self) -> dict[str, dict[str, float]]:
@@ -109,29 +92,24 @@ def files_of(source: Path) -> list[Path]:
 @torch.inference_mode()
 def measure(model: Any, files: list[Path], opus_kbps: list[float], levels: list[int], losses: bool) -> Judge:
     judge = Judge()
+    per_level = model.bitrate / model.num_codebooks
     for number, path in enumerate(files):
         samples, rate_hz = read(path)
         audio = samples.mean(0)
         codes = model.encode(torch.from_numpy(resample(audio, rate_hz, model.sample_rate))[None, None])
-        hop, per_level = model.hop, model.bitrate / model.num_codebooks
-
-        def add(name: str, decoded: torch.Tensor, **more: float) -> None:
-            judge.add(name, audio, resample(decoded[0, 0].numpy(), model.sample_rate, rate_hz)[: len(audio)], rate_hz, **more)
-
-        for k in levels:
-            add(f"codec {k}", model.decode(codes[:, :k]), kbps=k * per_level / 1000)
-        for kbps in opus_kbps:
-            decoded, size = through_opus(audio, rate_hz, kbps)
-            judge.add(f"opus {kbps:g}", audio[: len(decoded)], decoded, rate_hz, kbps=8 * size * rate_hz / len(audio) / 1000)
         whole = model.decode(codes)
+        made: list[tuple[str, torch.Tensor, dict[str, float]]] = [(f"codec {k}", model.decode(codes[:, :k]), {"kbps": k * per_level / 1000}) for k in levels]
         for kind, burst in (("random", 1.0), ("bursts", BURST_FRAMES)) if losses else ():
             for rate in LOSS_RATES:
                 lost = lost_frames(codes.shape[-1], rate, burst, seed=1000 * number + int(100 * rate))
-                missing = torch.from_numpy(lost)[None]
-                share = float(lost.mean())
-                add(f"{kind} {rate:.0%} concealed", model.decode(codes, missing), lost=share)
-                silent = whole * ~missing.repeat_interleave(hop, -1)[:, None]  # all other codes intact: the best that silence can do
-                add(f"{kind} {rate:.0%} silence", silent, lost=share)
+                missing, share = torch.from_numpy(lost)[None], {"lost": float(lost.mean())}
+                silent = whole * ~missing.repeat_interleave(model.hop, -1)[:, None]  # all other codes intact: the best that silence can do
+                made += [(f"{kind} {rate:.0%} concealed", model.decode(codes, missing), share), (f"{kind} {rate:.0%} silence", silent, share)]
+        for name, decoded, more in made:
+            judge.add(name, audio, resample(decoded[0, 0].numpy(), model.sample_rate, rate_hz)[: len(audio)], rate_hz, **more)
+        for kbps in opus_kbps:
+            through, size = through_opus(audio, rate_hz, kbps)
+            judge.add(f"opus {kbps:g}", audio[: len(through)], through, rate_hz, kbps=8 * size * rate_hz / len(audio) / 1000)
     return judge
 
 

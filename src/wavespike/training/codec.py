@@ -29,7 +29,14 @@ from wavespike.models.hifigan import HiFiGANGenerator, read_statistics
 from wavespike.nn.rvq import Quantized
 from wavespike.training.adversarial_losses import AdversarialLoss, discriminator_loss, feature_matching_loss, generator_loss, mel_loss, same_length
 from wavespike.training.codec_discriminators import MultiScaleConfig, MultiSpectralConfig, make_codec_discriminator
-from wavespike.training.codec_losses import codec_mel_config, compressed_spectrum_loss, loudness_loss, multi_resolution_stft_loss, spectra, waveform_shape_loss
+from wavespike.training.codec_losses import (
+    codec_mel_config,
+    compressed_spectrum_loss,
+    loudness_loss,
+    multi_resolution_stft_loss,
+    spectra,
+    waveform_shape_loss,
+)
 from wavespike.training.config import OptimizerConfig, TaskConfig, TrainConfig
 from wavespike.training.discriminators import MultiPeriodConfig, MultiResolutionConfig, make_discriminator
 from wavespike.training.judge import VALIDATED, Judge
