@@ -17,6 +17,7 @@ MODEL_TYPES: dict[str, str] = {
     "spiking-vocos": "wavespike.models.spiking_vocos:SpikingVocos",
     "griffin-lim": "wavespike.models.griffin_lim:GriffinLim",
     "audiodec": "wavespike.models.audiodec:AudioDec",
+    "fourier-codec": "wavespike.models.fourier_codec:FourierCodec",
     "hifigan": "wavespike.models.hifigan:HiFiGAN",
     "sparch": "wavespike.models.sparch:SpArch",
 }
