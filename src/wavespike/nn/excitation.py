@@ -58,6 +58,8 @@ class Excitation(nn.Module):
         `pulses` [B, T] replaces the harmonic source (training with one aligned to the target).
         """
         m, rate = self.mel, self.mel.sample_rate
+        if m.padding == "center" and features.shape[-1] == 1:  # spans no samples
+            return features.new_zeros(features.shape[0], 0)
         if f0_hz is None or voiced is None:
             f0_hz, voiced = self.pitch.decode(*self.pitch(features))
         if offset_samples is None:
