@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wavespike.cli.common import DEFAULT_MODEL, add_bandwidth, condition, note, progress
+from wavespike.cli.common import DEFAULT_MODEL, add_bandwidth, add_sampling, condition, note, progress, samples, sampling
 
 
 def add_arguments(parser: Any) -> None:
@@ -19,6 +19,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--peak", type=float, default=None, help="scale every file to this peak first, 0..1 (default: as it is)")
     parser.add_argument("--processes", type=int, default=1, help="processes that compute metrics")
     add_bandwidth(parser)
+    add_sampling(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -39,6 +40,9 @@ def run(args: Any) -> int:
     for name, model in models.items():
         if model.kind not in ("vocoder", "codec"):
             raise UsageError(f"{name}: expected a vocoder or a codec, got a {model.kind}; eval judges models that give speech back")
+    if sampling(args) and not any(map(samples, models.values())):
+        raise UsageError(f"--{next(iter(sampling(args)))}: expected a diffusion model among the models, got none; leave it out")
+    told = {name: condition(args, model) if samples(model) or not sampling(args) else condition(_without_sampling(args), model) for name, model in models.items()}
     files = audio_files(Path(args.data))[: args.limit]
     results: dict[str, Any] = {}
     unreadable: dict[str, str] = {}
@@ -47,7 +51,7 @@ def run(args: Any) -> int:
         if not reference.rows:
             raise AudioError(f"{args.data}: expected at least one usable file, got none; the first: {next(iter(unreadable.values()))}")
         for name, model in models.items():
-            results[name] = _evaluate(model, panel, files, args.peak, condition(args), lambda: advance(1))
+            results[name] = _evaluate(model, panel, files, args.peak, told[name], lambda: advance(1))
     for reason in unreadable.values():
         note(reason)
     report = {"data": args.data, "files": len(files) - len(unreadable), "unreadable": unreadable, "threads": torch.get_num_threads(), "peak": args.peak,
@@ -57,6 +61,13 @@ def run(args: Any) -> int:
     else:
         _show(report)
     return 1 if unreadable else 0
+
+
+def _without_sampling(args: Any) -> Any:
+    """The options for a model that does not sample beside one that does."""
+    import argparse
+
+    return argparse.Namespace(**{**vars(args), "steps": None, "sampler": None, "seed": None})
 
 
 def _originals(files: list[Path], peak: float | None, unreadable: dict[str, str]) -> Any:

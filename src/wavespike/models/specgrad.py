@@ -32,7 +32,7 @@ from wavespike.signal.noise import counter_gaussian
 from wavespike.signal.stft import stft
 
 Progress = Callable[[int, int], None]
-"""Called with (steps done, steps) while sampling."""
+"""Called after every sampling step with its number, 1..steps, and the samples that it moved on (a stream does each step piece by piece)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,10 +138,15 @@ class SpecGrad(Vocoder[SpecGradConfig]):
         if convention is not None and convention != own:
             raise FeatureError(f"expected a mel of {convention_text(own)}, got one of {convention_text(convention)}; compute it with model.features(audio)")
         if features.ndim == 3 and features.shape[1] != own.n_mels:
-            known = [name for name in ("vocos", "hifigan", "specgrad") if MelConfig.named(name).n_mels == features.shape[1]]
-            hint = f" (the convention {known[0]!r}: {convention_text(MelConfig.named(known[0]))})" if known else ""
-            raise FeatureError(f"expected a mel of {convention_text(own)}, got {features.shape[1]} bands{hint}; compute it with model.features(audio)")
+            raise FeatureError(self.other_bands(features.shape[1]))
         super().check_features(features)
+
+    def other_bands(self, bands: int) -> str:
+        """What is wrong with features of so many bands."""
+        own = self.config.features
+        known = [name for name in ("vocos", "hifigan", "specgrad") if MelConfig.named(name).n_mels == bands]
+        hint = f" (as in the convention {known[0]!r}: {convention_text(MelConfig.named(known[0]))})" if known else ""
+        return f"expected a mel of {convention_text(own)}, got {bands} bands{hint}; compute it with model.features(audio)"
 
     def network(self, x: Tensor, features: Tensor, level: Tensor, source: Tensor | None = None) -> Tensor:
         """What the network predicts at x [B, T], which lies in the configured space, and level a [B]: [B, T]."""
@@ -227,7 +232,7 @@ class SpecGrad(Vocoder[SpecGradConfig]):
         for number in range(len(plan.levels)):
             x, signal = self.advance(plan, number, x, features, prior, source, fresh, signal)
             if plan.progress is not None:
-                plan.progress(number + 1, len(plan.levels))
+                plan.progress(number + 1, length)
         return self.finish(x, features, prior)
 
     def stream(self, batch_size: int = 1, **condition: Any) -> Stream:

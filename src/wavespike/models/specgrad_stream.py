@@ -45,12 +45,13 @@ class Stage:
     `render(first, window)` is given the columns from number `first` on.
     """
 
-    def __init__(self, context: int, render: Render):
-        self.context, self.render, self.gather = context, render, BLOCK_FRAMES
+    def __init__(self, context: int, render: Render, report: Callable[[int], None] = lambda columns: None):
+        self.context, self.render, self.report, self.gather = context, render, report, BLOCK_FRAMES
         self.held: list[Tensor] | None = None
         self.base = self.done = 0  # number of the first held column, and of the first one whose result is not out yet
 
     def push(self, columns: list[Tensor], final: bool) -> list[Tensor] | None:
+        """The next columns -> the results that are complete by now; None when there are none."""
         self.held = columns if self.held is None else [torch.cat([a, b], -1) for a, b in zip(self.held, columns, strict=True)]
         known = self.base + self.held[0].shape[-1]
         pieces: list[list[Tensor]] = []
@@ -63,6 +64,7 @@ class Stage:
             made = self.render(start, [t[..., start - self.base : stop - self.base] for t in self.held])
             pieces.append([t[..., self.done - start : self.done - start + count] for t in made])
             self.done += count
+            self.report(count)
         drop = max(0, min(self.done - self.context, known) - self.base)
         self.held, self.base = [t[..., drop:] for t in self.held], self.base + drop
         return [torch.cat(parts, -1) for parts in zip(*pieces, strict=True)] if pieces else None
@@ -88,10 +90,14 @@ class SpecGradStream(CheckedStream):
             self.tail: Tensor | None = None
         inside = model.denoiser.context_frames + (0 if c.space == "whitened" else shaped) + 1
         self.stages = [Stage(shaped + 1, self._start)]
-        self.stages += [Stage(inside, self._step(number)) for number in range(len(plan.levels))]
+        self.stages += [Stage(inside, self._step(number), self._report(number)) for number in range(len(plan.levels))]
         self.stages.append(Stage(shaped + overlap * (c.consistency_steps + 1) + 1, self._finish))
         guessed = 0 if self.guess is None else self.guess.delay + self.guess.lag_frames * self.hop
         self.delay = guessed + sum(stage.context + stage.gather for stage in self.stages) * self.hop
+
+    def _report(self, number: int) -> Callable[[int], None]:
+        progress = self.plan.progress
+        return lambda columns: None if progress is None else progress(number + 1, columns * self.hop)
 
     def _samples(self, frames: int) -> int:
         """Samples of a window: centred frames span one hop fewer, also in a window that does not end the signal."""

@@ -23,13 +23,26 @@ LifterPhase = Literal["zero", "minimum"]
 
 
 def mel_magnitude(features: Tensor, mel: MelConfig, floor: float = 1e-4) -> Tensor:
-    """max(pinv(B) exp(c), the mean of the bands that a bin belongs to, floor): magnitudes [..., n_fft//2+1, L] without holes, from log-mel [..., n_mels, L]."""
+    """max(pinv(B) exp(c), the mean of the bands that a bin belongs to, floor): magnitudes [..., n_fft//2+1, L] without holes, from log-mel [..., n_mels, L].
+
+    Bins outside all bands take the nearest one inside.
+    """
     bank = mel_filterbank(mel).to(features)
     share = bank / bank.sum(0).clamp_min(1e-3) / bank.sum(1, keepdim=True).clamp_min(1e-3)  # a bin is the mean of its bands, a band the mean of its bins
     spread = torch.matmul(share.T, linear_mel(features, mel))
     if mel.power != 1.0:
         spread = spread ** (1.0 / mel.power)
-    return torch.maximum(magnitude_from_mel(features, mel, floor), spread)
+    whole = torch.maximum(magnitude_from_mel(features, mel, floor), spread)
+    inside = (bank.sum(0) > 1e-3).nonzero()[:, 0]
+    return whole if len(inside) == whole.shape[-2] else whole[..., _nearest(inside, whole.shape[-2]), :]
+
+
+def _nearest(inside: Tensor, bins: int) -> Tensor:
+    """For each of `bins` the nearest of the bins `inside` (increasing)."""
+    at = torch.arange(bins, device=inside.device)
+    right = torch.searchsorted(inside, at).clamp(1, len(inside) - 1)
+    low, high = inside[right - 1], inside[right]
+    return torch.where(at - low <= high - at, low, high)
 
 
 def cepstral_envelope(magnitude: Tensor, n_fft: int, order: int = 24, phase: LifterPhase = "zero") -> Tensor:
