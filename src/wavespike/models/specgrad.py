@@ -20,7 +20,7 @@ from torch import Tensor
 from wavespike.config import Config
 from wavespike.errors import ConfigError, FeatureError, UsageError, nearest
 from wavespike.models.base import Stream, Vocoder, check_audio
-from wavespike.nn.diffusion import COSINE, SAMPLERS, Prediction, Sampler, Schedule, betas_of, estimates, fractional_step, sampler_step, sampling_levels, schedule_levels
+from wavespike.nn.diffusion import COSINE, SAMPLERS, Prediction, Sampler, Schedule, betas_of, diffuse, estimates, fractional_step, sampler_step, sampling_levels, schedule_levels
 from wavespike.nn.diffwave import DiffWaveConfig, DiffWaveDenoiser
 from wavespike.nn.excitation import Excitation, ExcitationConfig
 from wavespike.nn.frame_denoiser import FrameDenoiser, FrameDenoiserConfig
@@ -45,6 +45,8 @@ class SpecGradConfig(Config):
     space              where it looks: "signal" (as published) or "whitened"
     steps, sampler, seed  what `decode` does unless told otherwise
     clip_sample        the waveform is clipped to this after every step (PriorGrad: 1.0; `space: signal` only)
+    shallow            sampling starts at this level from the first guess, a G + s L e, instead of from noise alone (the shallow diffusion of DiffSinger, Liu
+                       et al., 2022); training then draws no lower levels. Needs a source; None starts from noise
     consistency_steps  Griffin-Lim projections on the mel's magnitude after the last step
     """
 
@@ -62,6 +64,7 @@ class SpecGradConfig(Config):
     sampler: Sampler = "ddim"
     seed: int = 0
     clip_sample: float | None = None
+    shallow: float | None = None
     consistency_steps: int = 0
 
     def __post_init__(self) -> None:
@@ -82,6 +85,8 @@ class SpecGradConfig(Config):
                 raise ConfigError(f"denoiser.n_mels: expected the features' {m.n_mels}, got {d.n_mels}")
             if self.source is not None:
                 raise ConfigError("source: expected none with a DiffWave or WaveGrad denoiser, which has no input for it; use a frames denoiser")
+        if self.shallow is not None and (self.source is None or not 0 < self.shallow < float(schedule_levels(self.schedule)[0])):
+            raise ConfigError(f"shallow: expected a level between 0 and the schedule's first, and a source to start from, got {self.shallow}")
         if isinstance(d, DiffWaveConfig) and d.max_timesteps < top:
             raise ConfigError(f"denoiser.max_timesteps: expected at least the schedule's {top} steps, got {d.max_timesteps}")
         if self.clip_sample is not None and (self.space != "signal" or not self.clip_sample > 0):
@@ -171,6 +176,11 @@ class SpecGrad(Vocoder[SpecGradConfig]):
         """White noise as it is drawn -> noise in the space where the network looks."""
         return noise if self.config.space == "whitened" else prior.shape(noise)
 
+    def begin(self, level: float, noise: Tensor, source: Tensor | None, prior: Prior) -> Tensor:
+        """Where sampling starts, at the first level: white noise [B, T] as it is drawn, and for a shallow diffusion the guess -> x."""
+        x = self.to_space(noise, prior)
+        return x if self.config.shallow is None or source is None else diffuse(source, x, level)
+
     def finish(self, x: Tensor, features: Tensor, prior: Prior) -> Tensor:
         """The sampled x_0 -> waveform."""
         c, m = self.config, self.config.features
@@ -201,11 +211,11 @@ class SpecGrad(Vocoder[SpecGradConfig]):
             raise UsageError(f"expected a condition of {', '.join(known)}, got {name!r}{nearest(name, known)}")
         c = self.config
         if schedule is not None:
-            levels = [float(a) for a in schedule_levels(schedule).flip(0)]
+            levels = [a for a in schedule_levels(schedule).flip(0).tolist() if a >= (c.shallow or 0.0)]
             if steps is not None and steps != len(levels):
                 raise UsageError(f"--steps: expected {len(levels)}, the length of the schedule, or none, got {steps}")
         else:
-            levels = sampling_levels(c.schedule, c.steps if steps is None else steps)
+            levels = sampling_levels(c.schedule, c.steps if steps is None else steps, c.shallow or 0.0)
         sampler = c.sampler if sampler is None else sampler
         if sampler not in SAMPLERS:
             raise UsageError(f"--sampler: expected one of {', '.join(SAMPLERS)}, got {sampler!r}{nearest(sampler, SAMPLERS)}")
@@ -228,7 +238,7 @@ class SpecGrad(Vocoder[SpecGradConfig]):
 
         prior = self.prior(features)
         source = self.guess(features, prior)
-        x, signal = self.to_space(fresh(0), prior), None
+        x, signal = self.begin(plan.levels[0], fresh(0), source, prior), None
         for number in range(len(plan.levels)):
             x, signal = self.advance(plan, number, x, features, prior, source, fresh, signal)
             if plan.progress is not None:

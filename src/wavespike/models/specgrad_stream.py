@@ -114,11 +114,12 @@ class SpecGradStream(CheckedStream):
             zero = features.new_zeros(features.shape[0], self.hop, frames)
             return [features, zero, zero, zero]
         prior = self.model.prior(features)
-        x = self.model.to_space(self._fresh(first, length, features)(0), prior)
-        guess = torch.zeros_like(x)
+        guess: Tensor | None = None
         if len(window) > 1:
             guess = to_wave(window[1], length)
             guess = prior.whiten(guess) if self.model.config.space == "whitened" else guess
+        x = self.model.begin(self.plan.levels[0], self._fresh(first, length, features)(0), guess, prior)
+        guess = torch.zeros_like(x) if guess is None else guess
         return [features, to_columns(guess, frames, self.hop), to_columns(x, frames, self.hop), to_columns(torch.zeros_like(x), frames, self.hop)]
 
     def _step(self, number: int) -> Render:

@@ -61,33 +61,39 @@ def schedule_levels(schedule: Schedule) -> Tensor:
     return torch.cumprod(1 - torch.tensor(betas_of(schedule), dtype=torch.float64), 0).sqrt()
 
 
-def sampling_levels(schedule: Schedule, steps: int) -> list[float]:
+def sampling_levels(schedule: Schedule, steps: int, lowest: float = 0.0) -> list[float]:
     """The levels that `steps` sampling steps visit, from noise to speech (the last step ends at 1, which is not in the list).
 
-    Trained on the cosine schedule: equal angles. Trained on another: all its levels, WaveGrad's list of 50, 6 or 3, or as many levels spread evenly.
-    Raises UsageError for steps < 1 or above the schedule's T.
+    Trained on the cosine schedule: equal angles, the first level being `lowest`. Trained on another: all its levels, WaveGrad's list of 50, 6 or 3, or as
+    many levels spread evenly, none below `lowest`. Raises UsageError for steps < 1 or above the schedule's T.
     """
     levels = schedule_levels(schedule)
+    if schedule != COSINE and lowest > 0.0:
+        levels = levels[levels >= lowest]
     if not 1 <= steps <= len(levels):
         raise UsageError(f"--steps: expected 1..{len(levels)} for this model's schedule, got {steps}")
     if schedule == COSINE:
-        return [max(0.0, math.cos(math.pi / 2 * i / steps)) for i in range(steps, 0, -1)]
-    if steps != len(levels) and f"wg-{steps}" in SCHEDULES:
+        return [max(lowest, math.cos(math.acos(lowest) * i / steps)) for i in range(steps, 0, -1)]
+    if steps != len(levels) and f"wg-{steps}" in SCHEDULES and lowest == 0.0:
         levels = schedule_levels(f"wg-{steps}")
     elif steps != len(levels):
         levels = levels[torch.tensor([round(len(levels) * i / steps) - 1 for i in range(1, steps + 1)])]
     return [float(a) for a in levels.flip(0)]
 
 
-def draw_levels(schedule: Schedule, size: int, continuous: bool, device: torch.device | str = "cpu") -> Tensor:
-    """Random levels for training [size] float64: one of the schedule's, or with `continuous` one between two neighbours (WaveGrad, Chen et al., 2021)."""
+def draw_levels(schedule: Schedule, size: int, continuous: bool, device: torch.device | str = "cpu", lowest: float = 0.0) -> Tensor:
+    """Random levels for training [size] float64: one of the schedule's, or with `continuous` one between two neighbours (WaveGrad, Chen et al., 2021).
+
+    None is below `lowest`.
+    """
+    if schedule == COSINE and continuous:
+        return torch.cos(math.acos(lowest) * torch.rand(size, device=device, dtype=torch.float64)).clamp_min(lowest)
     levels = torch.cat([torch.ones(1, dtype=torch.float64), schedule_levels(schedule)]).to(device)
+    levels = levels[levels >= lowest]
     t = torch.randint(1, len(levels), (size,), device=device)
     if not continuous:
         return levels[t]
     share = torch.rand(size, device=device, dtype=torch.float64)
-    if schedule == COSINE:
-        return torch.cos(math.pi / 2 * (t - share) / COSINE_STEPS).clamp_min(0.0)
     return levels[t] + share * (levels[t - 1] - levels[t])
 
 

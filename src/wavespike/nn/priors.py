@@ -18,14 +18,20 @@ from wavespike.signal.mel import MelConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IsotropicPriorConfig(Config):
-    """White noise of unit variance."""
+    """White noise of deviation `scale`; the signal's own root mean square puts both at one level."""
 
     type_name: ClassVar[str] = "isotropic"
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise ConfigError(f"prior.scale: expected a deviation above 0, got {self.scale}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EnergyPriorConfig(Config):
-    """PriorGrad (Lee et al., 2022): deviation = max(floor, (min(E, energy_max) - energy_min) / (energy_max - energy_min)), E = sqrt(sum exp(mel)).
+    """PriorGrad (Lee et al., 2022): deviation = scale max(floor, (min(E, energy_max) - energy_min) / (energy_max - energy_min)), E = sqrt(sum exp(mel)).
 
     The published maximum belongs to the HiFi-GAN mel; other conventions need their own.
     """
@@ -35,10 +41,11 @@ class EnergyPriorConfig(Config):
     energy_min: float = 0.0
     energy_max: float = 4.0
     floor: float = 0.1
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.energy_min < self.energy_max or not self.floor > 0:
-            raise ConfigError(f"prior: expected energy_min < energy_max and floor above 0, got {self.energy_min}, {self.energy_max} and {self.floor}")
+        if not self.energy_min < self.energy_max or not self.floor > 0 or not self.scale > 0:
+            raise ConfigError(f"prior: expected energy_min < energy_max, floor and scale above 0, got {self.energy_min}, {self.energy_max}, {self.floor} and {self.scale}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +79,7 @@ class Prior:
         self.config, self.mel = config, mel
         if isinstance(config, EnergyPriorConfig):
             share = (frame_energy(features, mel).clamp_max(config.energy_max) - config.energy_min) / (config.energy_max - config.energy_min)
-            self.state = share.clamp_min(config.floor)  # [B, L]
+            self.state = config.scale * share.clamp_min(config.floor)  # [B, L]
         elif isinstance(config, SpectralPriorConfig):
             self.state = shaping_filter(features, mel, config.order, config.phase, config.floor, config.frames)  # [B, F, L]
 
@@ -86,11 +93,10 @@ class Prior:
         """L e."""
         if isinstance(self.config, SpectralPriorConfig):
             return shape_noise(noise, self.state, self.mel)
-        return noise * self._deviation(noise.shape[-1]) if isinstance(self.config, EnergyPriorConfig) else noise
+        return noise * (self._deviation(noise.shape[-1]) if isinstance(self.config, EnergyPriorConfig) else self.config.scale)
 
     def whiten(self, x: Tensor) -> Tensor:
         """L^-1 x."""
         if isinstance(self.config, SpectralPriorConfig):
             return whiten(x, self.state, self.mel, self.config.refinements)
-        return x / self._deviation(x.shape[-1]) if isinstance(self.config, EnergyPriorConfig) else x
-
+        return x / (self._deviation(x.shape[-1]) if isinstance(self.config, EnergyPriorConfig) else self.config.scale)

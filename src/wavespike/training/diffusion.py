@@ -104,7 +104,7 @@ class DiffusionTask(VocoderTask):
             prior = self.model.prior(features)
         source, terms = self.guess(batch, features, prior, length)
         with torch.no_grad():
-            level = draw_levels(m.schedule, audio.shape[0], m.continuous, audio.device)
+            level = draw_levels(m.schedule, audio.shape[0], m.continuous, audio.device, m.shallow or 0.0)
             signal = prior.whiten(audio) if m.space == "whitened" else audio
             noise = self.model.to_space(torch.randn_like(audio), prior)
             x = diffuse(signal, noise, level)
