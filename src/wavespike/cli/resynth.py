@@ -7,7 +7,18 @@ import os
 from pathlib import Path
 from typing import Any
 
-from wavespike.cli.common import add_bandwidth, add_model, add_sample_format, add_sampling, by_steps, condition, duration_text, load_vocoder, note, progress
+from wavespike.cli.common import (
+    add_bandwidth,
+    add_model,
+    add_sample_format,
+    add_sampling,
+    by_steps,
+    condition,
+    duration_text,
+    load_vocoder,
+    note,
+    progress,
+)
 
 
 def add_arguments(parser: Any) -> None:

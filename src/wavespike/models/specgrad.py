@@ -20,7 +20,20 @@ from torch import Tensor
 from wavespike.config import Config
 from wavespike.errors import ConfigError, FeatureError, UsageError, nearest
 from wavespike.models.base import Stream, Vocoder, check_audio
-from wavespike.nn.diffusion import COSINE, SAMPLERS, Prediction, Sampler, Schedule, betas_of, diffuse, estimates, fractional_step, sampler_step, sampling_levels, schedule_levels
+from wavespike.nn.diffusion import (
+    COSINE,
+    SAMPLERS,
+    Prediction,
+    Sampler,
+    Schedule,
+    betas_of,
+    diffuse,
+    estimates,
+    fractional_step,
+    sampler_step,
+    sampling_levels,
+    schedule_levels,
+)
 from wavespike.nn.diffwave import DiffWaveConfig, DiffWaveDenoiser
 from wavespike.nn.excitation import Excitation, ExcitationConfig
 from wavespike.nn.frame_denoiser import FrameDenoiser, FrameDenoiserConfig

@@ -6,8 +6,8 @@ A schedule of variances beta has a_t = sqrt(prod (1 - beta)). All functions are 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -49,7 +49,7 @@ def betas_of(schedule: Schedule) -> tuple[float, ...]:
         return SCHEDULES[schedule]
     if not schedule or not all(0 < b < 1 for b in schedule):
         raise ConfigError(f"schedule: expected one or more variances between 0 and 1, got {list(schedule)}")
-    if any(b >= c for b, c in zip(schedule, schedule[1:], strict=False)):
+    if any(b >= c for b, c in itertools.pairwise(schedule)):
         raise ConfigError(f"schedule: expected increasing variances, got {list(schedule)}; sort them, the smallest first")
     return tuple(schedule)
 

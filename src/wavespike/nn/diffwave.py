@@ -129,7 +129,7 @@ class DiffWaveDenoiser(nn.Module):
     def context_frames(self) -> int:
         """Frames of mel or hops of audio, either side, that touch one hop of output."""
         c = self.config
-        reach = sum(2 ** (i % c.dilation_cycle_length) for i in range(c.num_residual_layers))
+        reach: int = sum(2 ** (i % c.dilation_cycle_length) for i in range(c.num_residual_layers))
         return -(-reach // c.hop_length) + 3
 
     def forward(self, noisy_audio: Tensor, mel: Tensor, step: Tensor) -> Tensor:

@@ -46,12 +46,12 @@ class LevelEmbedding(nn.Module):
 
     def __init__(self, embedding_dim: int, dim: int):
         super().__init__()
-        self.half = embedding_dim // 2
+        self.waves = embedding_dim // 2
         self.layers = nn.Sequential(nn.Linear(embedding_dim, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
 
     def forward(self, level: Tensor) -> Tensor:
         angle = torch.acos(level.double().clamp(0.0, 1.0))[:, None]
-        turns = angle * torch.exp(torch.arange(self.half, device=level.device, dtype=torch.float64) * (math.log(100.0) / max(1, self.half - 1)))
+        turns = angle * torch.exp(torch.arange(self.waves, device=level.device, dtype=torch.float64) * (math.log(100.0) / max(1, self.waves - 1)))
         rows = torch.cat([torch.sin(turns), torch.cos(turns)], 1)
         first = self.layers[0]
         assert isinstance(first, nn.Linear)

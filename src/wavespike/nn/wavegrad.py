@@ -88,11 +88,12 @@ class DownBlock(nn.Module):
         h = x[..., :: self.factor]
         for layer in self.layers:
             h = layer(F.leaky_relu(h, 0.2))
-        return h + kept
+        out: Tensor = h + kept
+        return out
 
 
 class UpBlock(nn.Module):
-    """[B, C, L] -> [B, D, L * factor], modulated twice an half by scale and shift [B, D, L * factor]."""
+    """[B, C, L] -> [B, D, L * factor], modulated before all but the first convolution by scale and shift [B, D, L * factor]."""
 
     def __init__(self, inputs: int, outputs: int, factor: int, dilations: tuple[int, int, int, int]):
         super().__init__()
@@ -107,7 +108,8 @@ class UpBlock(nn.Module):
         h = self.layers[1](F.leaky_relu(scale * h + shift, 0.2))
         x = h + self.shortcut(x.repeat_interleave(self.factor, -1))
         h = self.layers[2](F.leaky_relu(scale * x + shift, 0.2))
-        return x + self.layers[3](F.leaky_relu(scale * h + shift, 0.2))
+        out: Tensor = x + self.layers[3](F.leaky_relu(scale * h + shift, 0.2))
+        return out
 
 
 class WaveGradDenoiser(nn.Module):

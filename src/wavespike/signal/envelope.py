@@ -9,6 +9,7 @@ envelope down; the envelope may be smoothed over frames, because L^-1 is an inve
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -31,7 +32,7 @@ def mel_magnitude(features: Tensor, mel: MelConfig, floor: float = 1e-4) -> Tens
     share = bank / bank.sum(0).clamp_min(1e-3) / bank.sum(1, keepdim=True).clamp_min(1e-3)  # a bin is the mean of its bands, a band the mean of its bins
     spread = torch.matmul(share.T, linear_mel(features, mel))
     if mel.power != 1.0:
-        spread = spread ** (1.0 / mel.power)
+        spread = torch.pow(spread, 1.0 / mel.power)
     whole = torch.maximum(magnitude_from_mel(features, mel, floor), spread)
     inside = (bank.sum(0) > 1e-3).nonzero()[:, 0]
     return whole if len(inside) == whole.shape[-2] else whole[..., _nearest(inside, whole.shape[-2]), :]
@@ -65,9 +66,10 @@ def smooth_frames(log_magnitude: Tensor, width: int) -> Tensor:
     if width == 1:
         return log_magnitude
     weight = hann_window(width + 1, dtype=log_magnitude.dtype, device=log_magnitude.device)[1:]
-    flat = log_magnitude.reshape(-1, 1, log_magnitude.shape[-1])
+    flat = log_magnitude.reshape(-1, 1, log_magnitude.shape[-1])  # [B * F, 1, L]
     padded = F.pad(flat, (width // 2, width // 2), mode="replicate")
-    return F.conv1d(padded, (weight / weight.sum())[None, None]).reshape(log_magnitude.shape)
+    out: Tensor = F.conv1d(padded, (weight / weight.sum())[None, None]).reshape(log_magnitude.shape)
+    return out
 
 
 def window_energy(n_fft: int, win_length: int | None = None) -> float:
@@ -81,7 +83,7 @@ def shaping_filter(features: Tensor, mel: MelConfig, order: int = 24, phase: Lif
     `floor` is added to its modulus, in units of the noise's deviation; `frames` (odd) are averaged.
     """
     magnitude = torch.exp(smooth_frames(torch.log(mel_magnitude(features, mel)), frames))
-    envelope = cepstral_envelope(magnitude, mel.n_fft, order, phase) * window_energy(mel.n_fft, mel.win_length) ** -0.5
+    envelope = cepstral_envelope(magnitude, mel.n_fft, order, phase) / math.sqrt(window_energy(mel.n_fft, mel.win_length))
     if not envelope.is_complex():
         return envelope + floor
     return scaled(envelope, 1 + floor / envelope.abs())
