@@ -226,7 +226,9 @@ def test_every_recipe_trains_two_steps_and_its_model_speaks(recipe: str, corpus:
     run = train(tmp_path / "run", recipe, [*TINY, *NETWORKS[recipe], *corpus, "trainer.steps=2", "trainer.ema_decay=0.5", "trainer.monitor=mel"])
     assert [row["step"] for row in rows(run)] == [1, 2]
     assert all(np.isfinite(row["denoising"]) for row in rows(run))
-    assert np.isfinite(rows(run, "valid")[-1]["mel"])
+    valid = rows(run, "valid")[-1]
+    assert np.isfinite(valid["mel"])
+    assert np.isfinite(valid["ls_mae"])
     model: Any = wavespike.load(str(run / "last"))
     assert bool(torch.isfinite(model(0.1 * torch.randn(1, 6000), steps=2)).all())
 
@@ -255,6 +257,14 @@ def test_pitch_is_learnt_from_labels_where_no_model_gives_it(corpus: list[str], 
     words = [*TINY, *NETWORKS["specgrad-24k"], *corpus, "trainer.steps=2", "task.pitch_from=null", "model.source.pitch_dim=8", "model.source.pitch_layers=1", "trainer.monitor=mel"]
     done = rows(train(tmp_path / "run", "specgrad-24k", words))
     assert all({"pitch", "voicing", "denoising"} <= row.keys() for row in done)
+
+
+def test_half_precision_learns_the_same_at_first(corpus: list[str], tmp_path: Path) -> None:
+    words = [*TINY, *NETWORKS["specgrad/priors"], *corpus, "trainer.steps=4", "trainer.monitor=mel"]
+    full, half = (rows(train(tmp_path / p, "specgrad/priors", [*words, f"trainer.precision={p}"])) for p in ("32-true", "bf16-mixed"))
+    for a, b in zip(full, half, strict=True):
+        assert a["denoising"] == pytest.approx(b["denoising"], rel=0.03)
+    assert [r["denoising"] for r in full] != [r["denoising"] for r in half]
 
 
 def test_another_model_cannot_be_trained_by_diffusion(corpus: list[str], tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ class FrameDenoiser(nn.Module):
         h = self.spectrum_in(seen) + self.mel_in(0.25 * (features.transpose(1, 2) + 4.0)) + self.level_in(embedded)[:, None]
         hidden = self.backbone(h.transpose(1, 2))  # [B, L, dim]
         gain, shift = self.level_out(embedded)[:, None].chunk(2, -1)
-        keep, real, imag = self.out(hidden * (1 + gain) + shift).split(self.bins, -1)
+        keep, real, imag = self.out(hidden * (1 + gain) + shift).to(noisy.dtype).split(self.bins, -1)  # there are no complex bfloat16 numbers
         made = scaled(y, keep) + torch.complex(real, imag) * g
         spectrum = scaled(made, noisy.new_tensor(window_energy(m.n_fft, m.win_length) ** 0.5)).transpose(1, 2)
         return istft(spectrum, m.n_fft, m.hop_length, m.win_length, m.padding)

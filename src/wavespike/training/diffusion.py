@@ -33,7 +33,7 @@ from wavespike.training.vocoder import VocoderTask, VocoderTaskConfig
 class DiffusionConfig(VocoderTaskConfig):
     """Weights of the terms.
 
-    mel_weight     of the multi-scale mel distance of the signal estimate, scaled by the level a
+    mel_weight     of the multi-scale mel distance between the signal estimate, finished as in use, and the target
     align_source   the harmonic source of a model with one is in phase with the target's fundamental while training
     pitch_from     a model (name or folder) with the same pitch estimator, whose weights are taken and kept; None learns them from labels
     """
@@ -94,6 +94,19 @@ class DiffusionTask(VocoderTask):
             made = self.model.guess(features, prior, f0_hz=f0, voiced=voiced, start_phase=2 * math.pi * torch.rand(size, device=audio.device),
                                     offset_samples=torch.randint(0, 2**31, (size,), device=audio.device), pulses=pulses)
         return made, losses
+
+    def validate(self, batch: Batch, index: int) -> dict[str, float | None]:
+        """Sampled audio of one item: the judge's figures and LS-MAE, the mean absolute error of the model's own log-mel."""
+        audio = batch["audio"]
+        output = self.judged(audio)
+        self._show(f"{index}", audio, output, index)
+        model = self.judged
+        assert isinstance(model, SpecGrad)
+        heard, wanted = model.features(output), model.features(audio[:, : output.shape[-1]])
+        return {**self.judge(audio[0], output[0]), "ls_mae": float((heard - wanted).abs().mean())}
+
+    def lower_is_better(self, figure: str) -> bool:
+        return figure == "ls_mae" or super().lower_is_better(figure)
 
     def loss(self, phase: str, batch: Batch) -> tuple[Tensor, Figures]:
         c, m = self.config, self.model.config
