@@ -1,7 +1,7 @@
 """Learning to denoise: SpecGrad's loss, and with other priors DiffWave's, WaveGrad's and PriorGrad's.
 
 L = mean |L^-1 (target - F(x_a, c, a))|^2, the target (noise, velocity or signal) being the model's `prediction` and a drawn from its schedule.
-Departures, all off at weight 0: `mel_weight` adds the L1 of log-mels of the signal estimate; pitch and voicing of a model with a source are learnt from labels,
+Departures, all off at weight 0: `mel_weight` adds the L1 of log-mels of the signal estimate, for `guess_share` of the items of one that starts from the guess; pitch and voicing of a model with a source are learnt from labels,
 or taken from a model that knows them (`pitch_from`) and kept.
 """
 
@@ -34,6 +34,8 @@ class DiffusionConfig(VocoderTaskConfig):
     """Weights of the terms.
 
     mel_weight     of the multi-scale mel distance between the signal estimate, finished as in use, and the target
+    guess_share    share of the items that are made from the first guess, a G + s L e, as a shallow sampling starts; the mel distance alone judges them, because
+                   the guess has a phase of its own
     align_source   the harmonic source of a model with one is in phase with the target's fundamental while training
     pitch_from     a model (name or folder) with the same pitch estimator, whose weights are taken and kept; None learns them from labels
     """
@@ -41,10 +43,15 @@ class DiffusionConfig(VocoderTaskConfig):
     type_name: ClassVar[str] = "diffusion"
 
     mel_weight: float = 0.0
+    guess_share: float = 0.0
     align_source: bool = True
     pitch_from: str | None = None
     pitch_weight: float = 0.5
     voicing_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.guess_share < 1 or (self.guess_share and not self.mel_weight):
+            raise ConfigError(f"task.guess_share: expected 0 <= guess_share < 1, and mel_weight above 0 where it is not 0, got {self.guess_share}")
 
 
 class DiffusionTask(VocoderTask):
@@ -61,6 +68,8 @@ class DiffusionTask(VocoderTask):
             take_pitch(model, config.task.pitch_from)
             if config.task.align_source and model.config.features.padding != "center":
                 raise ConfigError("recipe.task.align_source: expected centred frames with pitch_from, got padding same; set align_source to false or leave pitch_from out")
+        if config.task.guess_share and model.source is None:
+            raise ConfigError("recipe.task.guess_share: expected a model with a source, got one without; set it to 0")
         super().__init__(model, config)
         self.config = config.task
         self.spectral = MultiScaleMelLoss(model.sample_rate)
@@ -122,11 +131,14 @@ class DiffusionTask(VocoderTask):
             noise = self.model.to_space(torch.randn_like(audio), prior)
             x = diffuse(signal, noise, level)
             wanted = target(m.prediction, signal, noise, level)
+            guessed = 0 if source is None else round(c.guess_share * len(audio))
+            if source is not None and guessed:
+                x = torch.cat([diffuse(source[:guessed], noise[:guessed], level[:guessed]), x[guessed:]])
         with self.mixed():
             output = self.model.network(x, features, level, source)
         output = output.float()
         error = output - wanted if m.space == "whitened" else prior.whiten(output - wanted)
-        denoising = error.square().mean()
+        denoising = error[guessed:].square().mean()
         total = denoising
         if c.mel_weight:
             estimate = estimates(m.prediction, output, x, level)[0]
