@@ -39,6 +39,16 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
          "head": {"type": "istft", "dim": 8, "n_fft": 640, "hop_length": 320, "padding": "same"}},
     ],
     "griffin-lim": [{"features": MEL, "iterations": 3}],
+    "specgrad": [
+        {"features": MEL, "denoiser": {"type": "frames", "backbone": {**CONVNEXT, "input_channels": 8}}, "steps": 2},
+        {"features": MEL, "denoiser": {"type": "frames", "backbone": {**CONVNEXT, "input_channels": 8}}, "steps": 3, "sampler": "dpm2", "consistency_steps": 1,
+         "source": {"type": "excitation", "pitch_dim": 8, "pitch_layers": 1}, "prior": {"type": "energy"}},
+        {"features": MEL, "denoiser": {"type": "frames", "backbone": {**CONVNEXT, "input_channels": 8}}, "steps": 2, "shallow": 0.5,
+         "source": {"type": "excitation", "pitch_dim": 8, "pitch_layers": 1}},
+        {"features": MEL, "denoiser": {"type": "frames", "backbone": {**SPIKING, "input_channels": 8}}, "steps": 2, "sampler": "ddpm", "prediction": "signal"},
+        {"features": {**MEL, "padding": "same"}, "denoiser": {"type": "wavegrad", "n_mels": 12, "mel_channels": 8, "factors": [4, 4], "channels": [8, 8],
+         "down_channels": [8], "first_channels": 4}, "schedule": "linear-1000", "prediction": "noise", "space": "signal", "sampler": "ddpm", "steps": 3},
+    ],
     "spiking-vocos": [
         {"features": MEL, "backbone": SPIKING, "head": {**ISTFT, "dim": 32}},
         {"features": MEL, "backbone": {**SPIKING, "temporal_shift": True, "causal": True, "initial_norm": True, "num_layers": 2}, "head": {**ISTFT, "dim": 32, "mel_prior": True}},
