@@ -422,20 +422,20 @@ def count(model: Model[Any], audio: Tensor, **condition: Any) -> Counted:
         return count_run(model, lambda: model(audio, **condition))
 
 
-def count_run(model: nn.Module, run: Callable[[], Any]) -> Counted:
-    """Operations of anything that runs `model`."""
+def count_run(model: nn.Module, run: Callable[[], Any], *, rates: bool = True) -> Counted:
+    """Operations of anything that runs `model`, and the firing rates of its layers unless `rates` is false."""
     with torch.no_grad():
-        rates: dict[str, float] = {}
-        if spiking_layers(model):  # a run of its own: recording costs operations too
+        measured: dict[str, float] = {}
+        if rates and spiking_layers(model):  # a run of its own: recording costs operations too
             with record_spikes(model) as record:
                 run()
-            rates = record.rates
+            measured = record.rates
         counter = OperationCounter(model)
         with counter.modules(), counter:
             run()
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
     layers = dict(sorted(counter.layers.items(), key=lambda item: order.get(item[0], -1)))
-    return Counted(layers, rates, counter.uncounted)
+    return Counted(layers, measured, counter.uncounted)
 
 
 @dataclasses.dataclass(frozen=True)
