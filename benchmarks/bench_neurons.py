@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import stamp, write_section
 from torch import Tensor
 
+from common import stamp, write_section
 from wavespike.spikes.neurons import NeuronConfig, decay_of, neuron_scan, scan_by_steps
 
 Scan = Callable[..., tuple[Tensor, Tensor]]

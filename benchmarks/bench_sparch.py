@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import peak_memory_mb, stamp, write_section
 from torch import Tensor, nn
 
+from common import peak_memory_mb, stamp, write_section
 from wavespike.models.sparch import SNN
 from wavespike.nn.recurrent import RecurrentLayer
 from wavespike.spikes.adaptive import initial_state, step

@@ -57,8 +57,9 @@ def test_a_contender_that_cannot_run_says_why(bench: ModuleType) -> None:
 @pytest.mark.parametrize("neuron", ["LIF", "adLIF", "RLIF", "RadLIF"])
 def test_the_plain_loop_that_training_is_compared_with_is_the_same_network(neuron: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FOLDER)
-    import bench_sparch
     import torch
+
+    import bench_sparch
     from wavespike.models.sparch import SNN
 
     torch.manual_seed(0)
@@ -81,8 +82,9 @@ def test_the_plain_loop_that_training_is_compared_with_is_the_same_network(neuro
 
 def test_systems_that_are_compared_hear_the_same_items_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FOLDER)
-    import compare_recognisers
     import torch
+
+    import compare_recognisers
 
     asked: list[int] = []
 

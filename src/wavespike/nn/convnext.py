@@ -7,6 +7,7 @@ Departures: an option makes every convolution causal; the condition of the adapt
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar, cast
 
 import torch
@@ -20,7 +21,7 @@ from wavespike.nn.norm import Norm, make_norm
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvNeXtConfig(Config):
-    """`layer_scale_init_value` None means 1 / num_layers; 0 is kept as 0."""
+    """`layer_scale_init_value` None means 1 / num_layers; 0 is kept as 0. `embed_kernel_size` is that of the first convolution."""
 
     type_name: ClassVar[str] = "convnext"
 
@@ -31,6 +32,7 @@ class ConvNeXtConfig(Config):
     layer_scale_init_value: float | None = None
     adanorm_num_embeddings: int | None = None
     causal: bool = False
+    embed_kernel_size: int = 7
 
 
 class ConvNeXtBlock(nn.Module):
@@ -43,11 +45,15 @@ class ConvNeXtBlock(nn.Module):
         self.pwconv1 = nn.Linear(dim, intermediate_dim)
         self.pwconv2 = nn.Linear(intermediate_dim, dim)
         self.gamma = nn.Parameter(torch.full((dim,), float(layer_scale)))
+        self.activation: Callable[[Tensor], Tensor] = F.gelu
 
     def _mix(self, residual: Tensor, h: Tensor, condition: Tensor | None) -> Tensor:
         h = self.norm(h.transpose(1, 2), condition)  # [B, L, C]
-        h = self.pwconv2(F.gelu(self.pwconv1(h)))
-        return residual + (self.gamma * h).transpose(1, 2)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            h = self.pwconv2(self.activation(self.pwconv1(h)))
+        else:  # blocks of frames stay in the cache
+            h = torch.cat([self.pwconv2(self.activation(self.pwconv1(part))) for part in torch.split(h, 256, 1)], 1)
+        return torch.addcmul(residual.transpose(1, 2), self.gamma, h).transpose(1, 2)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         return self._mix(x, self.dwconv(x), condition)
@@ -81,7 +87,7 @@ class ConvNeXtBackbone(nn.Module):
         self.config = config
         c = config
         scale = c.layer_scale_init_value if c.layer_scale_init_value is not None else 1 / c.num_layers
-        self.embed = Conv1d(c.input_channels, c.dim, 7, causal=c.causal)
+        self.embed = Conv1d(c.input_channels, c.dim, c.embed_kernel_size, causal=c.causal)
         self.norm = make_norm(c.dim, c.adanorm_num_embeddings)
         self.convnext = nn.ModuleList(
             ConvNeXtBlock(c.dim, c.intermediate_dim, scale, c.adanorm_num_embeddings, c.causal) for _ in range(c.num_layers)
@@ -97,7 +103,7 @@ class ConvNeXtBackbone(nn.Module):
     @property
     def context_frames(self) -> tuple[int, int]:
         """Frames of past and of future that one output frame sees."""
-        span = 6 * (1 + self.config.num_layers)
+        span = self.config.embed_kernel_size - 1 + 6 * self.config.num_layers
         return (span, 0) if self.config.causal else (span // 2, span // 2)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
