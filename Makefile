@@ -32,6 +32,8 @@ lint: .venv/.test
 bench: .venv/.test
 	-$(PIP) --no-deps vocos
 	$(BIN)/python benchmarks/bench_vocoders.py
+	$(BIN)/python benchmarks/bench_neurons.py --page
+	$(BIN)/python benchmarks/bench_sparch.py --page
 	$(BIN)/python benchmarks/bench_codecs.py
 
 picture: demo
