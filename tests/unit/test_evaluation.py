@@ -293,7 +293,7 @@ def test_encodec_takes_a_folder_and_a_bitrate(data: list[Path], tmp_path: Path) 
     assert (made[2.4].bytes, made[4.8].bytes) == (300, 600)  # a second at 2.4 and 4.8 kbit/s
     with pytest.raises(UsageError, match=r"one of 2\.4, 4\.8"):
         open_system(f"encodec:{tmp_path / 'encodec'}:3")
-    with pytest.raises(UsageError, match="found none.*encodec:FOLDER:KBPS"):
+    with pytest.raises(UsageError, match=r"found none.*encodec:FOLDER:KBPS"):
         open_system(f"encodec:{tmp_path}:6")
 
 
@@ -316,7 +316,7 @@ head:
     x = voice(1.0)
     theirs, ours = (open_system(name).make(x, RATE, data[0]).audio for name in (f"pypi-vocos:{tmp_path}", str(tmp_path)))
     assert np.abs(theirs - ours).max() < 1e-4 * np.abs(ours).max()
-    with pytest.raises(UsageError, match="expected a folder with config.yaml"):
+    with pytest.raises(UsageError, match=r"expected a folder with config\.yaml"):
         open_system("pypi-vocos:nowhere")
 
 
