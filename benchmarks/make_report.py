@@ -18,6 +18,7 @@ from typing import Any
 
 import common
 from wavespike.assets import SAMPLE
+from wavespike.cli.common import DEFAULT_MODEL
 from wavespike.cli.main import main as wavespike
 from wavespike.hub.load import load, presets
 from wavespike.metrics.panel import METRICS
@@ -31,7 +32,7 @@ SHORT = ("pesq_wb", "visqol", "stoi", "dnsmos_ovrl", "dnsmos_p808", "vuv_f1")
 def systems() -> tuple[list[str], list[str]]:
     """(names for --model, what is left out and why): the bundled models that give speech back, then the peers that this machine has."""
     names, left_out = [], []
-    for name in presets():
+    for name in sorted(presets(), key=lambda name: name != DEFAULT_MODEL):  # the first system orders the files
         kind = load(name).kind
         if kind in ("vocoder", "codec"):
             names.append(name)
