@@ -78,7 +78,7 @@ class BlockRows:
         assert block.dwconv.bias is not None
         self.tap_bias = block.dwconv.bias.detach().float().numpy().copy()
         self.alpha = np.float32(block.alpha.item()) if c.temporal_shift else np.float32(0)
-        self.first, self.second = (neuron_numbers(c.neuron, n.w) for n in (block.neuron1, block.neuron2))
+        self.first, self.second = (neuron_numbers(n.config, n.w) for n in (block.neuron1, block.neuron2))
         if c.mlp == "silenced":
             self.second[3] = np.inf
         self.soft = c.neuron.reset == "soft"
