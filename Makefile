@@ -36,6 +36,7 @@ bench: .venv/.test
 	$(BIN)/python benchmarks/bench_neurons.py --page
 	$(BIN)/python benchmarks/bench_sparch.py --page
 	$(BIN)/python benchmarks/bench_codecs.py
+	-$(BIN)/python benchmarks/bench_events.py
 
 report: .venv/.test
 	$(BIN)/python benchmarks/make_report.py --out report $(if $(DATA),--data $(DATA)) $(if $(ABOUT),--about "$(ABOUT)") $(if $(MODELS),--model $(MODELS))
