@@ -56,7 +56,7 @@ picture: demo
 # packages that pip may have to compile: tried one by one, named when they are left out
 .PHONY: compiled
 compiled:
-	@for extra in pesq pitch; do \
+	@for extra in pesq pitch visqol; do \
 	  $(PIP) --editable ".[$$extra]" > .venv/$$extra.log 2>&1 || \
 	  echo "make: the extra '$$extra' was left out, its package could not be built (it needs a C++ compiler and Python's headers; log in .venv/$$extra.log)"; \
 	done

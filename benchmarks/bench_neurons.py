@@ -1,6 +1,8 @@
-"""Forward and backward of PLIF neurons: the fused scan against a plain loop of the step function, [S=4, B=16, L=64, C=512].
+"""Forward and backward of IF, LIF and PLIF neurons: the fused scan against a plain loop of the step function, [S=4, B=16, L=64, C=512].
 
-python benchmarks/bench_neurons.py --threads 2
+    python benchmarks/bench_neurons.py --threads 2
+
+One JSON line a neuron: milliseconds (medians of runs taken in turn), their ratio, and the largest differences of spikes, potential and gradients.
 """
 
 from __future__ import annotations
@@ -13,36 +15,54 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from wavespike.spikes.neurons import NeuronConfig, neuron_scan, scan_by_steps
+from wavespike.spikes.neurons import NeuronConfig, decay_of, neuron_scan, scan_by_steps
+
+Scan = Callable[..., tuple[Tensor, Tensor]]
 
 
-def seconds(scan: Callable[..., Any], x: torch.Tensor, pull: torch.Tensor, w: torch.Tensor, start: torch.Tensor | None) -> float:
+def once(scan: Scan, config: NeuronConfig, x: Tensor, pull: Tensor, w: Tensor, start: Tensor | None) -> tuple[float, list[Tensor]]:
+    """Seconds, and [spikes, potential, gradient of x, gradient of w where there is one]."""
     inputs = x.clone().requires_grad_()
+    w = w.clone().requires_grad_()
     begin = time.perf_counter()
-    spikes, _ = scan(inputs, start, torch.sigmoid(w), NeuronConfig())
+    spikes, after = scan(inputs, start, decay_of(config, w), config)
     spikes.backward(pull)
-    return time.perf_counter() - begin
+    seconds = time.perf_counter() - begin
+    grads = [g for g in (inputs.grad, w.grad) if g is not None]
+    return seconds, [spikes.detach(), after.detach(), *grads]
+
+
+def compare(kind: Any, repeats: int) -> dict[str, Any]:
+    """One row."""
+    config = NeuronConfig(kind=kind)
+    torch.manual_seed(0)
+    x, w = torch.randn(4, 16, 64, 512) * 1.5, torch.zeros(())
+    pull, rest = torch.randn_like(x), torch.zeros_like(x[0])
+    by_step, fused = once(scan_by_steps, config, x, pull, w, rest)[1], once(neuron_scan, config, x, pull, w, None)[1]
+    difference = [float((a - b).abs().max() / a.abs().max()) for a, b in zip(by_step, fused, strict=True)]
+    times: dict[str, list[float]] = {"loop": [], "fused": []}
+    for i in range(repeats + 2):  # in turn, so that a busy machine hits both
+        loop, quick = once(scan_by_steps, config, x, pull, w, rest)[0], once(neuron_scan, config, x, pull, w, None)[0]
+        if i >= 2:
+            times["loop"].append(loop)
+            times["fused"].append(quick)
+    middle = {name: statistics.median(row) for name, row in times.items()}
+    return {"neuron": kind, "threads": torch.get_num_threads(), "loop_ms": round(1e3 * middle["loop"], 2), "fused_ms": round(1e3 * middle["fused"], 2),
+            "ratio_of_medians": round(middle["loop"] / middle["fused"], 2), "ratio_of_minima": round(min(times["loop"]) / min(times["fused"]), 2),
+            "difference": dict(zip(("spikes", "potential", "gradient_x", "gradient_w"), difference, strict=False))}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--neurons", nargs="+", default=["if", "lif", "plif"], choices=["if", "lif", "plif"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=31)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    x, w = torch.randn(4, 16, 64, 512) * 1.5, torch.zeros((), requires_grad=True)
-    pull, rest = torch.randn_like(x), torch.zeros_like(x[0])
-    loop, fused = [], []
-    for i in range(args.repeats + 3):  # alternating, so that a busy machine hits both
-        a, b = seconds(scan_by_steps, x, pull, w, rest), seconds(neuron_scan, x, pull, w, None)
-        if i >= 3:
-            loop.append(a)
-            fused.append(b)
-    row = {"threads": args.threads, "loop_ms": 1e3 * statistics.median(loop), "fused_ms": 1e3 * statistics.median(fused),
-           "ratio_of_medians": statistics.median(loop) / statistics.median(fused), "ratio_of_minima": min(loop) / min(fused)}
-    print(json.dumps(row))
+    for kind in args.neurons:
+        print(json.dumps(compare(kind, args.repeats)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Speed and memory of vocoders, features to waveform, against the published Vocos architecture at full size.
 
 All contenders run in one process, one after another in every round, on the same features; a ratio is the median over the rounds of (time of the
-reference in that round / time of the contender), so what else the machine does hits both. Everything that a contender does from the features to the
+reference in that round / time of the contender), so what else the machine does hits both. Before it is timed each decodes once, so that no one pays for
+the caches that another has emptied. Everything that a contender does from the features to the
 waveform counts: pitch, sources, projections, the inverse transform. Peak memory is that of a process of its own.
 
     python benchmarks/bench_vocoders.py [--rounds 15] [--seconds 10] [--threads 1 2] [--no-write] [--json FILE]
@@ -168,6 +169,7 @@ def run(threads: int, rounds: int, features: Tensor, only: str | None) -> tuple[
     times: dict[str, list[float]] = {name: [] for name in decoders}
     for _ in range(rounds):
         for name, decode in decoders.items():
+            decode(features)  # not timed: brings its weights and buffers back into the cache after the others
             start = time.perf_counter()
             decode(features)
             times[name].append(time.perf_counter() - start)

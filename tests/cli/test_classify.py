@@ -130,3 +130,19 @@ def test_prepare_writes_the_layout_of_shd(folder, tmp_path):
     assert code == 1
     assert "labels are missing" in err
     assert not (tmp_path / "q.h5").exists()
+
+
+def test_energy_counts_an_inference_of_a_recogniser(folder):
+    code, out, err = wavespike("energy", folder / "model", folder / "stereo.wav", "--baseline", folder / "model", "--json")
+    report = json.loads(out)
+    assert (code, err) == (0, "")
+    assert report["complete"]["microjoules"] > 0
+    assert report["complete"]["ratio"] == 1
+    assert len(report["rates"]) == 2
+    assert report["uncounted"] == {}
+    code, out, _ = wavespike("energy", folder / "model", folder / "a.wav")
+    assert code == 0
+    assert "microjoules an inference" in out
+    code, _, err = wavespike("energy", folder / "model", folder / "a.wav", "--baseline", "griffin-lim-24k")
+    assert code == 2
+    assert "classifier" in err

@@ -330,7 +330,7 @@ def test_a_model_with_adaptive_norms_takes_a_bandwidth(tmp_path: Path) -> None:
 def test_a_codec_is_judged_by_its_reconstruction_of_all_its_channels() -> None:
     from types import SimpleNamespace
 
-    from wavespike.cli.eval import _synthesise
+    from wavespike.metrics.systems import synthesise
 
     def halve(audio: torch.Tensor) -> torch.Tensor:
         assert audio.shape == (1, 2, 1000)  # [B, C, T]
@@ -340,7 +340,7 @@ def test_a_codec_is_judged_by_its_reconstruction_of_all_its_channels() -> None:
         __call__ = staticmethod(halve)
 
     x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(_synthesise(Codec(kind="codec", channels=2), x, {}), x / 2)
+    assert torch.allclose(synthesise(Codec(kind="codec", channels=2), x, {}), x / 2)
 
 
 def test_durations_never_show_sixty_seconds() -> None:

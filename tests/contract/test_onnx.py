@@ -69,13 +69,15 @@ def test_export_parity(name: str, exported: Callable[[str], tuple[Vocos, Path]])
     assert not [p for p in path.parent.iterdir() if p.suffix != ".onnx"]  # nothing left beside the file
 
 
-def test_a_session_streams_on_windows(exported: Callable[[str], tuple[Vocos, Path]]) -> None:
-    model, path = exported("mel-istft-same")
+@pytest.mark.parametrize("name", ["mel-istft-same", "mel-imdct-cos", "source-filter"])
+def test_a_session_equals_the_whole(name: str, exported: Callable[[str], tuple[Vocos, Path]]) -> None:
+    """Also where the head carries a phase from window to window."""
+    model, path = exported(name)
     fast = OnnxVocos(model, path, threads=1)
-    features = torch.randn(2, 40, 70)
+    features = torch.randn(2, model.feature_channels, 70)
     with fast.stream(batch_size=2) as session:
         out = torch.cat([*(session.push(c) for c in features.split(9, -1)), session.flush()], 1)
-    assert error(out, model.decode(features)) <= 1e-4
+    assert error(out, model.decode(features)) <= 1e-3
 
 
 def test_int8_weights_stay_near() -> None:

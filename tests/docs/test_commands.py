@@ -28,7 +28,7 @@ def test_every_command_line_of_the_documentation_parses(line: str) -> None:
     parser.parse_args(words)
 
 
-@pytest.mark.parametrize("verb", ["models", "show", "resynth", "vocode", "eval", "doctor"])
+@pytest.mark.parametrize("verb", ["models", "show", "resynth", "vocode", "eval", "compare", "doctor"])
 def test_every_verb_of_the_page_exists_and_is_explained(verb: str) -> None:
     assert verb in VERBS
     assert re.search(rf"^\| `{verb}[ `]", COMMANDS, re.MULTILINE)
@@ -44,9 +44,23 @@ def test_the_table_of_metrics_is_the_one_in_the_code() -> None:
 
 def test_the_python_of_the_metrics_page_runs() -> None:
     text = (DOCS / "metrics.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    _, code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     t = np.arange(48000) / 24000
     tone = (0.1 * np.cos(2 * np.pi * 200 * t)).astype(np.float32)
     names: dict[str, object] = {"reference": tone, "estimate": tone}
     exec(code, names)
     assert names["report"].means()["mel_l1"] == 0.0  # type: ignore[attr-defined]
+
+
+def test_the_metric_of_ones_own_of_the_metrics_page_joins_the_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wavespike.metrics import panel
+
+    monkeypatch.setattr(panel, "METRICS", dict(panel.METRICS))
+    monkeypatch.setattr(panel, "_REGISTERED", {})
+    code, _ = re.findall(r"```python\n(.*?)```", (DOCS / "metrics.md").read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(code, names)
+    names["join"]()  # type: ignore[operator]
+    noise = np.random.default_rng(0).normal(size=48000).astype(np.float32) * 0.1
+    row = panel.Panel(["level_db"]).score(panel.Pair("a", noise, noise / 2, 24000))
+    assert row.scores["level_db"] == pytest.approx(20 * np.log10(2), abs=1e-3)

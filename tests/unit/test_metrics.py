@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from wavespike.errors import AudioError, UsageError
-from wavespike.metrics import pitch, quality, speed
+from wavespike.metrics import panel, pitch, quality, speed
 from wavespike.metrics.common import ScoreError, pair
-from wavespike.metrics.panel import METRICS, Pair, Panel, Report, Row
+from wavespike.metrics.intervals import bootstrap_interval, paired_interval
+from wavespike.metrics.panel import METRICS, Metric, Pair, Panel, Report, Row, register
 
 RATE = 16000
 
@@ -65,6 +67,94 @@ def test_dnsmos_lies_on_its_scale_and_takes_clipping_samples() -> None:
     scores = quality.dnsmos(2.0 * voice(), RATE)
     assert set(scores) == {"ovrl", "sig", "bak", "p808"}
     assert all(1.0 <= v <= 5.0 for v in scores.values())
+
+
+@needs("pystoi")
+def test_estoi_is_one_for_the_reference_itself_and_hears_more_than_stoi() -> None:
+    x = voice()
+    y = noisy(x, 0.05)
+    assert quality.stoi(x, x, RATE, extended=True) == pytest.approx(1.0, abs=1e-6)
+    assert quality.stoi(x, y, RATE, extended=True) < quality.stoi(x, y, RATE) < 1.0
+
+
+@needs("visqol", "ai_edge_litert")
+def test_visqol_in_speech_mode_with_its_lattice_is_best_for_the_reference_itself_and_falls_with_noise(capfd: pytest.CaptureFixture[str]) -> None:
+    quality._visqol.cache_clear()
+    x = voice()
+    scores = [quality.visqol(x, noisy(x, level), RATE) for level in (0.0, 0.003, 0.05)]
+    assert scores[0] > 4.0
+    assert scores[0] > scores[1] > scores[2] >= 1.0
+    assert quality._visqol()._manager.use_lattice_model
+    with pytest.raises(ScoreError, match="silence"):
+        quality.visqol(np.zeros(RATE, np.float32), x[:RATE], RATE)
+    assert capfd.readouterr().err == ""  # its native part greets on standard error
+
+
+@needs("speechmos", "onnxruntime")
+def test_plcmos_hears_gaps_is_seeded_and_leaves_the_global_generator_alone() -> None:
+    x = voice()
+    gaps = x.copy()
+    for start in range(2000, gaps.size, 4000):
+        gaps[start : start + 1200] = 0
+    np.random.seed(5)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # type: ignore[index,union-attr] # noqa: NPY002
+    whole, again, broken = quality.plcmos(x, RATE), quality.plcmos(x, RATE), quality.plcmos(gaps, RATE)
+    assert (np.random.get_state()[1] == before).all()  # type: ignore[index] # noqa: NPY002
+    assert whole == again
+    assert 1.0 <= broken < whole <= 5.0
+    assert quality.plcmos(x, RATE, seed=1) != whole
+
+
+def test_mcd_is_the_rms_difference_of_the_envelopes_in_decibels_without_the_level() -> None:
+    k = torch.arange(100)
+    flat = torch.zeros(100, 7)
+    ripple = flat + (np.log(10) / 20 * 6.0) * torch.cos(torch.pi * 3 * (k + 0.5) / 100)[:, None]  # 6 dB of the third cosine
+    assert quality.mel_cepstral_distance(flat, ripple) == pytest.approx(6.0 / np.sqrt(2), rel=1e-4)
+    assert quality.mel_cepstral_distance(flat, flat - 1.0) == pytest.approx(0.0, abs=1e-4)  # a gain
+    fine = flat + torch.cos(torch.pi * 60 * (k + 0.5) / 100)[:, None]
+    assert quality.mel_cepstral_distance(flat, fine) == pytest.approx(0.0, abs=1e-4)  # finer than 24 coefficients
+    x = voice(0.5, 24000)
+    assert quality.mcd(x, 0.5 * x, 24000) < 0.3
+    assert quality.mcd(x, noisy(x, 0.05), 24000) > quality.mcd(x, noisy(x, 0.01), 24000) > 1.0
+
+
+def test_lsd_of_a_gain_is_the_gain_and_silence_is_not_heard() -> None:
+    noise = 0.1 * np.random.default_rng(0).normal(size=24000).astype(np.float32)
+    assert quality.lsd(noise, noise, 24000) == 0.0
+    assert quality.lsd(noise, 0.5 * noise, 24000) == pytest.approx(20 * np.log10(2), abs=0.05)
+    half = noise.copy()
+    half[12000:] = 0
+    other = half.copy()
+    other[13000:] = 1e-7  # 120 dB below
+    assert quality.lsd(half, other, 24000) == pytest.approx(0.0, abs=0.05)
+    with pytest.raises(ScoreError, match="silence"):
+        quality.lsd(0 * noise, noise, 24000)
+
+
+def test_si_sdr_is_the_ratio_of_target_to_orthogonal_noise_whatever_the_scale() -> None:
+    rng = np.random.default_rng(0)
+    s, n = rng.normal(size=24000), rng.normal(size=24000)
+    s, n = s - s.mean(), n - n.mean()
+    n -= (n @ s) / (s @ s) * s
+    n *= 0.1 * np.linalg.norm(s) / np.linalg.norm(n)
+    for gain in (1.0, 0.01, 30.0):
+        assert quality.si_sdr(s.astype(np.float32), (gain * (s + n)).astype(np.float32), 24000) == pytest.approx(20.0, abs=1e-3)
+    with pytest.raises(ScoreError, match="no bound"):
+        quality.si_sdr(s.astype(np.float32), s.astype(np.float32), 24000)
+
+
+def test_bootstrap_intervals_hold_the_mean_shrink_with_the_items_and_follow_the_seed() -> None:
+    values = list(np.random.default_rng(0).normal(3.0, 1.0, 400))
+    wide, narrow = bootstrap_interval(values[:25]), bootstrap_interval(values)
+    assert wide is not None
+    assert narrow is not None
+    assert narrow[0] < np.mean(values) < narrow[1]
+    assert narrow[1] - narrow[0] == pytest.approx(2 * 1.96 / np.sqrt(400), rel=0.15)  # the normal theory
+    assert wide[1] - wide[0] > 2.5 * (narrow[1] - narrow[0])
+    assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1) != narrow
+    assert bootstrap_interval([1.0]) is None
+    shifted = [v + 0.1 for v in values]
+    assert paired_interval(values, shifted) == (pytest.approx(0.1), pytest.approx(0.1))
 
 
 def test_mel_distance_is_zero_for_itself_and_the_log_of_a_gain() -> None:
@@ -152,6 +242,45 @@ def test_processes_change_neither_scores_nor_order() -> None:
     names = ["mel_l1"]
     one, two = Panel(names).run(pairs), Panel(names, processes=2).run(pairs)
     assert one == two
+
+
+def loudness(estimate: np.ndarray) -> float:
+    if not estimate.any():
+        raise ScoreError("nothing to hear")
+    return float(estimate.std())
+
+
+def test_a_metric_of_another_package_is_scored_like_ours_in_processes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(panel, "METRICS", dict(METRICS))
+    monkeypatch.setattr(panel, "_REGISTERED", {})
+    register("loudness", Metric(label="loudness", unit="", better="higher", rate_hz=8000, span=(0, 1), group="", source="a test", packages=(), extra="", intrusive=False), loudness)
+    items = [Pair("voice", voice(), voice(), RATE), Pair("silence", voice(), np.zeros(2 * RATE, np.float32), RATE)]
+    one, two = (Panel(["loudness"], processes=n).run(items) for n in (1, 2))
+    assert one == two
+    assert one.rows[0].scores["loudness"] == pytest.approx(voice().std(), rel=0.05)
+    assert one.rows[1].failures == {"loudness": "nothing to hear"}
+    for taken in ("stoi", "pitch"):
+        with pytest.raises(UsageError, match="choose another"):
+            register(taken, METRICS["stoi"], loudness)
+
+
+def test_utmos_says_what_it_needs_and_takes_a_torchscript_file_or_a_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("WAVESPIKE_UTMOS", raising=False)
+    report = Panel(["utmos"]).run([Pair("a", None, voice(), RATE)])
+    assert "WAVESPIKE_UTMOS" in report.missing["utmos"]
+    assert report.rows[0].scores == {}
+
+    class Judge(torch.nn.Module):
+        def forward(self, audio: torch.Tensor) -> torch.Tensor:
+            return 3.0 + 0.0 * audio.mean(1)
+
+    torch.jit.script(Judge()).save(tmp_path / "judge.pt")
+    (tmp_path / "hubconf.py").write_text("import torch\n\nclass Two(torch.nn.Module):\n    def forward(self, audio, rate):\n        return torch.full((len(audio),), rate / 8000)\n\n"
+                                         "def utmos22_strong():\n    return Two()\n")
+    for place, score in ((tmp_path / "judge.pt", 3.0), (tmp_path, 2.0)):
+        monkeypatch.setenv("WAVESPIKE_UTMOS", str(place))
+        row = Panel(["utmos"]).score(Pair("a", None, voice(rate=24000), 24000))
+        assert row.scores == {"utmos": score}, row.failures
 
 
 def test_every_metric_says_what_it_is() -> None:

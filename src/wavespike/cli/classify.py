@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wavespike.cli.common import note, progress
+from wavespike.cli.common import add_engine, note, progress
 
 if TYPE_CHECKING:
     from wavespike.models.sparch import SpArch
@@ -25,6 +25,7 @@ def add_arguments(parser: Any) -> None:
                         "95 % interval, firing rate, energy")
     parser.add_argument("--confusion", type=str, default=None, help="with --data: write the confusion matrix as a picture")
     parser.add_argument("--raster", type=str, default=None, help="write the spikes of the first file as a picture")
+    add_engine(parser, int8=False)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -41,7 +42,7 @@ def run(args: Any) -> int:
         raise UsageError(f"--window-s: expected a time above 0, got {args.window_s:g}")
     if not args.every_s > 0:
         raise UsageError(f"--every-s: expected a time above 0, got {args.every_s:g}")
-    model = load(args.model)
+    model = load(args.model, engine=args.engine)
     if not isinstance(model, Classifier):
         raise UsageError(f"{args.model}: expected a classifier, got a {model.kind}; `wavespike models` lists what each model is")
     recogniser: Any = model

@@ -28,10 +28,11 @@ def add_bandwidth(parser: Any) -> None:
     parser.add_argument("--bandwidth-id", type=int, default=None, help="which bitrate, 0 is the lowest (models with EnCodec features only)")
 
 
-def add_sampling(parser: Any) -> None:
+def add_sampling(parser: Any, seed: bool = True) -> None:
     parser.add_argument("--steps", type=int, default=None, help="sampling steps (diffusion models only)")
     parser.add_argument("--sampler", type=str, default=None, help="ddpm, ddim or dpm2 (diffusion models only)")
-    parser.add_argument("--seed", type=int, default=None, help="seed of the noise; the same seed gives the same audio (diffusion models only)")
+    if seed:
+        parser.add_argument("--seed", type=int, default=None, help="seed of the noise; the same seed gives the same audio (diffusion models only)")
 
 
 def sampling(args: Any) -> dict[str, Any]:
@@ -44,6 +45,15 @@ def samples(model: Any) -> bool:
     return hasattr(model, "plan")
 
 
+def bandwidth(args: Any) -> dict[str, Any]:
+    """The condition of `add_bandwidth`, where it was given."""
+    if args.bandwidth_id is None:
+        return {}
+    import torch
+
+    return {"bandwidth_id": torch.tensor([args.bandwidth_id])}
+
+
 def condition(args: Any, model: Any) -> dict[str, Any]:
     """What a model's `features`, `decode` and `stream` are told besides the signal. Raises UsageError for sampling options where nothing is sampled."""
     from wavespike.errors import UsageError
@@ -53,11 +63,7 @@ def condition(args: Any, model: Any) -> dict[str, Any]:
         raise UsageError(f"--{next(iter(out))}: expected a diffusion model for sampling options, got a {model.config.type_name}; leave it out")
     if out:
         model.plan(**out)  # a wrong value is told before any work
-    if args.bandwidth_id is not None:
-        import torch
-
-        out["bandwidth_id"] = torch.tensor([args.bandwidth_id])
-    return out
+    return {**out, **bandwidth(args)}
 
 
 def by_steps(model: Any, told: dict[str, Any], advance: Callable[[float], None]) -> tuple[dict[str, Any], Callable[[float], None]]:
@@ -68,13 +74,20 @@ def by_steps(model: Any, told: dict[str, Any], advance: Callable[[float], None])
     return {**told, "progress": lambda step, count: advance(count * each)}, lambda seconds: None
 
 
-def load_vocoder(name: str) -> Vocoder[Any]:
+def add_engine(parser: Any, int8: bool = True) -> None:
+    parser.add_argument("--engine", choices=["auto", "dense", "events", "onnx"], default="auto",
+                        help="what runs the network: PyTorch, its spikes one by one, or ONNX Runtime; auto: events for spiking models where Numba is installed")
+    if int8:
+        parser.add_argument("--int8", action="store_true", help="8-bit weights, for events and onnx: faster, a little less exact")
+
+
+def load_vocoder(name: str, engine: str = "dense", int8: bool = False) -> Vocoder[Any]:
     """`wavespike.load`, refusing what is no vocoder with UsageError."""
     from wavespike.errors import UsageError
     from wavespike.hub.load import load
     from wavespike.models.base import Vocoder
 
-    model: Model[Any] = load(name)
+    model: Model[Any] = load(name, engine=engine, int8=int8)
     if not isinstance(model, Vocoder):
         raise UsageError(f"{name}: expected a vocoder, got a {model.kind}; `wavespike models` lists what each model is")
     return model

@@ -1,4 +1,4 @@
-"""`wavespike energy NAME WAV`: what a model costs on an audio file, counted, in the published and in the complete accounting."""
+"""`wavespike energy NAME WAV`: what a vocoder or a recogniser costs on an audio file, counted, in the published and in the complete accounting."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ def run(args: Any) -> int:
 
     model = load(args.name)
     baseline = None if args.baseline is None else load(args.baseline)
-    if model.kind != "vocoder" or (baseline is not None and baseline.kind != "vocoder"):
-        raise UsageError(f"{args.name}: expected vocoders, got a {model.kind}; count other models with wavespike.energy(model, input)")
+    if model.kind not in ("vocoder", "classifier"):
+        raise UsageError(f"{args.name}: expected a vocoder or a classifier, got a {model.kind}; count other models with wavespike.energy(model, input)")
+    if baseline is not None and baseline.kind != model.kind:
+        raise UsageError(f"--baseline {args.baseline}: expected a {model.kind} as {args.name} is one, got a {baseline.kind}; `wavespike models` lists what each is")
+    if model.sample_rate == 0:
+        raise UsageError(f"{args.name}: expected a model that takes audio, got one that takes spike trains; judge it with wavespike classify --data FILE.h5")
     report = energy(model, load_mono(args.wav, model.sample_rate), baseline=baseline, technology_name=args.technology, memory=args.memory)
     name = args.baseline or report.baseline_name
     if args.out is not None:
@@ -41,21 +45,21 @@ def run(args: Any) -> int:
     if args.json:
         print(json.dumps({"model": args.name, **report.to_dict(), "baseline": name}, indent=2))
     else:
-        _table(args.name, name, report, TECHNOLOGIES[args.technology].source)
+        _table(args.name, name, report, TECHNOLOGIES[args.technology].source, an_inference=model.kind == "classifier")
     for operator, elements in report.to_dict()["uncounted"].items():
         note(f"operator {operator} has no rule: {elements} elements not counted")
     return 0
 
 
-def _table(name: str, baseline: str | None, report: Any, source: str) -> None:
+def _table(name: str, baseline: str | None, report: Any, source: str, an_inference: bool) -> None:
     facts = report.to_dict()
     complete, parts = facts["complete"], facts["complete"]["parts_pj"]
     other = complete["baseline_parts_pj"]
-    to_mj = 1e-9 / report.seconds
-    print(f"{'millijoules a second of audio':<32}{name:>20}" + (f"{baseline:>20}" if other else ""))
-    for part, pj in parts.items():
-        print(f"  {part:<30}{pj * to_mj:>20.4f}" + (f"{other[part] * to_mj:>20.4f}" if other else ""))
-    print(f"  {'sum':<30}{complete['millijoules_per_second']:>20.4f}" + (f"{complete['baseline_millijoules_per_second']:>20.4f}" if other else ""))
+    unit, scale = ("microjoules an inference", 1e-6) if an_inference else ("millijoules a second of audio", 1e-9 / report.seconds)
+    print(f"{unit:<32}{name:>20}" + (f"{baseline:>20}" if other else ""))
+    for part, pj in [*parts.items(), ("sum", report.energy_pj)]:
+        beside = "" if other is None else f"{(report.baseline_pj if part == 'sum' else other[part]) * scale:>20.4f}"
+        print(f"  {part:<30}{pj * scale:>20.4f}{beside}")
     print()
     if facts["published"] is not None:
         p = facts["published"]

@@ -1,142 +1,131 @@
-"""`wavespike eval`: models over speech files, each metric's mean in one table (see wavespike.metrics.panel for what each metric is)."""
+"""`wavespike eval`: models and their peers over speech files, each metric's mean in one table, and a page to read, look at and listen to with --report.
+
+See wavespike.metrics.panel for what each metric is, wavespike.metrics.peers for the peers.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from wavespike.cli.common import DEFAULT_MODEL, add_bandwidth, add_sampling, condition, note, progress, samples, sampling
+from wavespike.cli.common import DEFAULT_MODEL, add_bandwidth, add_sampling, bandwidth, note, progress, samples, sampling
 
 
 def add_arguments(parser: Any) -> None:
-    parser.add_argument("--model", type=str, nargs="+", default=[DEFAULT_MODEL], help="models' names (wavespike models), folders, or hub ids")
+    parser.add_argument("--model", type=str, nargs="+", action="extend", default=None,
+                        help=f"models' names (wavespike models), folders, hub ids, codecs at a bitrate (NAME@KBPS), or peers: world, opus:KBPS, "
+                        f"encodec:[FOLDER:]KBPS, pypi-vocos:FOLDER, files:FOLDER (default: {DEFAULT_MODEL})")
     parser.add_argument("--data", type=str, required=True, help="a folder with audio, a list file with one path a line (.txt, .lst), or one audio file")
     parser.add_argument("--limit", type=int, default=None, help="only the first N files")
-    parser.add_argument("--metrics", type=str, nargs="+", default=None, help="which metrics (default: all but PESQ-NB and DNSMOS BAK)")
+    parser.add_argument("--metrics", type=str, nargs="+", default=None,
+                        help="which metrics (default: all but PESQ-NB, DNSMOS BAK and plug-ins; SI-SDR only for codecs and files)")
     parser.add_argument("--peak", type=float, default=None, help="scale every file to this peak first, 0..1 (default: as it is)")
-    parser.add_argument("--processes", type=int, default=1, help="processes that compute metrics")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random: models, raters, intervals")
+    parser.add_argument("--processes", type=int, default=None, help="processes that compute metrics (default: one a processor, or one for little work)")
+    parser.add_argument("--costs", action="store_true", help="measure peak memory and count energy too (with --report always)")
+    parser.add_argument("--cache", type=str, default=None, help="folder of finished work, found again by content (default: REPORT/cache with --report, else none)")
+    parser.add_argument("--report", type=str, default=None, help="folder for index.html, one page with tables, pictures and players, and results.json")
+    parser.add_argument("--report-files", type=int, default=10, help="files with players in the report, the worst first")
+    parser.add_argument("--report-audio", choices=["mp3", "opus", "flac"], default="mp3", help="how the page holds audio")
     add_bandwidth(parser)
-    add_sampling(parser)
+    add_sampling(parser, seed=False)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: Any) -> int:
-    import torch
+    from wavespike.errors import OutputError, UsageError
 
-    from wavespike.errors import AudioError, UsageError
-    from wavespike.hub.load import load
-    from wavespike.metrics.panel import DEFAULT, Panel
+    _check(args)
+    names = list(dict.fromkeys(args.model or [DEFAULT_MODEL]))
+    report = None if args.report is None else Path(args.report)
+    if report is not None:
+        try:
+            report.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{report}: expected a folder that can be written, got {error.strerror}; choose another with --report") from error
+    from wavespike.metrics.evaluation import Settings, evaluate
+    from wavespike.metrics.panel import Panel, load_plug_ins
+    from wavespike.metrics.systems import open_system
     from wavespike.signal.files import audio_files
+
+    Panel(args.metrics or ())  # a wrong name is told before anything is loaded
+    for plug_in, reason in load_plug_ins().items():
+        note(f"plug-in {plug_in} was left out: {reason}")
+    told = bandwidth(args)
+    systems = {name: open_system(name, told) for name in names}
+    _choose_sampling(args, systems)
+    files = audio_files(Path(args.data))[: args.limit]
+    if args.limit is None and not files:
+        raise UsageError(f"{args.data}: expected at least one file, got none")
+    cache = args.cache if args.cache is not None else (None if report is None else report / "cache")
+    settings = Settings(metrics=args.metrics, seed=args.seed, peak=args.peak, processes=_processes(args.processes, len(files) * len(names)),
+                        cache=None if cache is None else Path(cache), costs=args.costs or report is not None, condition={k: v.tolist() for k, v in told.items()})
+    with progress("evaluation", len(files) * (len(systems) + 1)) as advance:
+        found = evaluate(systems, files, settings, data=args.data, advance=lambda: advance(1))
+    facts = found.as_dict()
+    for reason in found.unreadable.values():
+        note(reason)
+    for name, result in found.results.items():
+        _say(name, result)
+    if report is not None:
+        from wavespike.view.report import write_report
+
+        with progress("report", None):
+            page = write_report(found, report, files=args.report_files, audio=args.report_audio, command=["wavespike", "eval", *sys.argv[2:]])
+        facts["report"] = str(page)
+    if args.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        _show(facts)
+    return 1 if found.unreadable else 0
+
+
+def _choose_sampling(args: Any, systems: dict[str, Any]) -> None:
+    """Steps, sampler and seed for the diffusion models among the systems. Raises UsageError where there is none to be told."""
+    from wavespike.errors import UsageError
+
+    chosen = {k: v for k, v in sampling(args).items() if k != "seed"}
+    sampled = [system for system in systems.values() if samples(getattr(system, "model", None))]
+    if chosen and not sampled:
+        raise UsageError(f"--{next(iter(chosen))}: expected a diffusion model among the models, got none; leave it out")
+    for system in sampled:
+        system.model.plan(**chosen)  # a wrong value is told before any work
+        system.condition = {**system.condition, **chosen, "seed": args.seed}
+
+
+def _check(args: Any) -> None:
+    """What can be told before anything is loaded."""
+    from wavespike.errors import UsageError
 
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit: expected at least 1, got {args.limit}")
     if args.peak is not None and not 0 < args.peak <= 1:
         raise UsageError(f"--peak: expected a value in 0..1, got {args.peak}")
-    panel = Panel(args.metrics or DEFAULT, args.processes)
-    models = {name: load(name) for name in args.model}
-    for name, model in models.items():
-        if model.kind not in ("vocoder", "codec"):
-            raise UsageError(f"{name}: expected a vocoder or a codec, got a {model.kind}; eval judges models that give speech back")
-    if sampling(args) and not any(map(samples, models.values())):
-        raise UsageError(f"--{next(iter(sampling(args)))}: expected a diffusion model among the models, got none; leave it out")
-    told = {name: condition(args, model) if samples(model) or not sampling(args) else condition(_without_sampling(args), model) for name, model in models.items()}
-    files = audio_files(Path(args.data))[: args.limit]
-    results: dict[str, Any] = {}
-    unreadable: dict[str, str] = {}
-    with progress("evaluation", len(files) * (len(models) + 1)) as advance, torch.inference_mode():
-        reference = panel.run(_originals(files, args.peak, unreadable), lambda row: advance(1))
-        if not reference.rows:
-            raise AudioError(f"{args.data}: expected at least one usable file, got none; the first: {next(iter(unreadable.values()))}")
-        for name, model in models.items():
-            results[name] = _evaluate(model, panel, files, args.peak, told[name], lambda: advance(1))
-    for reason in unreadable.values():
-        note(reason)
-    report = {"data": args.data, "files": len(files) - len(unreadable), "unreadable": unreadable, "threads": torch.get_num_threads(), "peak": args.peak,
-              "original": {"metrics": reference.as_dict()}, "models": results}
-    if args.json:
-        print(json.dumps(report, indent=2))
-    else:
-        _show(report)
-    return 1 if unreadable else 0
+    if args.processes is not None and args.processes < 1:
+        raise UsageError(f"--processes: expected at least 1, got {args.processes}")
+    if args.report_files < 0:
+        raise UsageError(f"--report-files: expected at least 0, got {args.report_files}")
+    if args.seed < 0:
+        raise UsageError(f"--seed: expected at least 0, got {args.seed}")
 
 
-def _without_sampling(args: Any) -> Any:
-    """The options for a model that does not sample beside one that does."""
-    import argparse
-
-    return argparse.Namespace(**{**vars(args), "steps": None, "sampler": None, "seed": None})
+def _processes(asked: int | None, items: int) -> int:
+    """Starting a process takes seconds: only where each has enough to do."""
+    return asked if asked is not None else max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, items // 10))
 
 
-def _originals(files: list[Path], peak: float | None, unreadable: dict[str, str]) -> Any:
-    """The originals themselves, in the metrics that need no reference."""
-    from wavespike.errors import AudioError
-    from wavespike.metrics.panel import Pair
-
-    for path in files:
-        try:
-            audio, rate_hz = _read(path, peak)
-        except AudioError as error:
-            unreadable[str(path)] = str(error)
-            continue
-        yield Pair(str(path), None, audio, rate_hz)
-
-
-def _read(path: Path, peak: float | None) -> tuple[Any, int]:
-    """Mono samples [T], the mean of the channels."""
-    import numpy as np
-
-    from wavespike.signal.files import read
-
-    samples, rate_hz = read(path)
-    mono = samples.mean(0)
-    loudest = float(np.abs(mono).max())
-    return (mono * (peak / loudest) if peak is not None and loudest > 0 else mono), rate_hz
-
-
-def _evaluate(model: Any, panel: Any, files: list[Path], peak: float | None, condition: dict[str, Any], advance: Any) -> dict[str, Any]:
-    import torch
-
-    from wavespike.errors import AudioError
-    from wavespike.metrics.panel import Pair
-    from wavespike.metrics.speed import Speed
-    from wavespike.signal.resample import resample
-
-    speeds: list[Speed] = []
-    _synthesise(model, torch.zeros(model.sample_rate // 2), condition)  # lazy set-up is not speed
-
-    def pairs() -> Any:
-        for path in files:
-            try:
-                audio, rate_hz = _read(path, peak)
-            except AudioError:
-                continue  # noted with the originals
-            source = torch.from_numpy(resample(audio, rate_hz, model.sample_rate))
-            start = time.perf_counter()
-            made = _synthesise(model, source, condition)
-            speeds.append(Speed(computing_s=time.perf_counter() - start, audio_s=source.numel() / model.sample_rate))
-            # judged at the file's own rate, so that every model is measured against the same reference
-            yield Pair(str(path), audio, resample(made.numpy(), model.sample_rate, rate_hz), rate_hz)
-
-    # scoring processes would slow the model down: with them, all speech is made first
-    items = list(pairs()) if panel.processes > 1 else pairs()
-    report = panel.run(items, lambda row: advance())
-    total = sum(speeds[1:], start=speeds[0])
-    return {"parameters": model.parameter_count(), "real_time_factor": total.real_time_factor, "times_real_time": total.times_real_time,
-            "seconds": total.audio_s, "metrics": report.as_dict()}
-
-
-def _synthesise(model: Any, audio: Any, condition: dict[str, Any]) -> Any:
-    """Copy-synthesis [T] -> about [T]; the input is filled with zeros to whole hops, as resynth does."""
-    import torch
-
-    if model.kind == "codec":
-        channels = model.channels
-        return model(audio.expand(1, channels, -1))[0].mean(0)
-    hop: int = model.hop_length
-    return model(torch.nn.functional.pad(audio, (0, -audio.numel() % hop))[None], **condition)[0, : audio.numel()]
+def _say(name: str, result: Any) -> None:
+    """What was done to the files of a system, each kind once."""
+    for reason in result.problems:
+        note(f"{name}: {reason}")
+    said = [text for texts in result.notes.values() for text in texts]
+    if said:
+        note(f"{name}: {said[0]}" + (f" (and {len(said) - 1} more notes of this kind)" if len(said) > 1 else ""))
+    if result.energy and result.energy["uncounted"]:
+        note(f"{name}: operators without a rule in the energy: {', '.join(result.energy['uncounted'])}")
 
 
 def _show(report: dict[str, Any]) -> None:
@@ -147,6 +136,8 @@ def _show(report: dict[str, Any]) -> None:
     from wavespike.metrics.panel import METRICS
 
     console = Console(file=sys.stdout, highlight=False)
+    if not console.is_terminal:  # a file or a pipe has room for all columns
+        console.width = max(console.width, 40 + 16 * len(report["models"]))
     table = Table(title=f"{_plural(report['files'], 'file')} of {escape(report['data'])}, {_plural(report['threads'], 'thread')}", title_justify="left")
     table.add_column("metric", no_wrap=True)
     table.add_column("better", no_wrap=True)
@@ -161,12 +152,17 @@ def _show(report: dict[str, Any]) -> None:
         unit = f" ({metric.unit})" if metric.unit else ""
         table.add_row(metric.label + unit, metric.better, *(_cell(column, key, 1 if metric.unit == "cents" else 3) for column in columns))
     models = report["models"].values()
-    table.add_row("real-time factor", "lower", "", *(f"{m['real_time_factor']:.4f}" for m in models))
-    table.add_row("times real time", "higher", "", *(f"{m['times_real_time']:.1f}" for m in models))
-    table.add_row("parameters", "", "", *(f"{m['parameters']:,}" for m in models))
+    for label, better, key, text in _COSTS:
+        values = [m["energy"]["millijoules_per_second"] if key == "energy" and m["energy"] else m[key] for m in models]
+        if any(value is not None for value in values):
+            table.add_row(label, better, "", *("" if value is None else text.format(value) for value in values))
     console.print(table)
+    if report["files"] > 1:
+        console.print("means; the 95 % bootstrap intervals are in --json and in the report", soft_wrap=True)
     for key, hint in columns[-1]["missing"].items():
-        console.print(f"{METRICS[key].label} is not installed: {escape(hint)}", soft_wrap=True)
+        console.print(f"{METRICS[key].label} was not computed: {escape(hint)}", soft_wrap=True)
+    if "report" in report:
+        console.print(f"report: {escape(report['report'])}", soft_wrap=True)
     for name, model in report["models"].items():
         for key, items in model["metrics"]["failures"].items():
             first, reason = next(iter(items.items()))
@@ -183,3 +179,9 @@ def _cell(column: dict[str, Any], key: str, digits: int) -> str:
 
 def _plural(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+_COSTS = (("real-time factor", "lower", "real_time_factor", "{:.4f}"), ("real-time factor, 1 thread", "lower", "real_time_factor_1_thread", "{:.4f}"),
+          ("times real time", "higher", "times_real_time", "{:.1f}"), ("peak memory (MiB)", "lower", "peak_memory_mb", "{:.0f}"),
+          ("energy (mJ/s)", "lower", "energy", "{:.3f}"), ("bitrate (bit/s)", "lower", "bitrate_bps", "{:.0f}"), ("parameters", "", "parameters", "{:,}"))
+"""Label, which way is better, key in the JSON, format."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from wavespike.cli.common import (
     add_bandwidth,
+    add_engine,
     add_model,
     add_sample_format,
     add_sampling,
@@ -31,6 +32,7 @@ def add_arguments(parser: Any) -> None:
     add_sample_format(parser)
     add_bandwidth(parser)
     add_sampling(parser)
+    add_engine(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -44,7 +46,7 @@ def run(args: Any) -> int:
     total_s = _check(jobs, many)  # a wrong path is told at once, before torch and the model are loaded
     from wavespike.cli.synthesis import Written, resynthesise_file
 
-    model = load_vocoder(args.model)
+    model = load_vocoder(args.model, args.engine, args.int8)
     told = condition(args, model)
     done: list[Written] = []
     failed: dict[str, str] = {}

@@ -6,7 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from wavespike.cli.common import add_bandwidth, add_model, add_sample_format, add_sampling, by_steps, condition, duration_text, load_vocoder, progress
+from wavespike.cli.common import (
+    add_bandwidth,
+    add_engine,
+    add_model,
+    add_sample_format,
+    add_sampling,
+    by_steps,
+    condition,
+    duration_text,
+    load_vocoder,
+    progress,
+)
 
 
 def add_arguments(parser: Any) -> None:
@@ -16,6 +27,7 @@ def add_arguments(parser: Any) -> None:
     add_sample_format(parser)
     add_bandwidth(parser)
     add_sampling(parser)
+    add_engine(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -30,7 +42,7 @@ def run(args: Any) -> int:
     check_output(target)
     from wavespike.cli.synthesis import open_features, vocode_file
 
-    model = load_vocoder(args.model)
+    model = load_vocoder(args.model, args.engine, args.int8)
     told = condition(args, model)
     total = open_features(source, model.feature_channels, getattr(model, "other_bands", None)).shape[1] * model.hop_length / model.sample_rate
     start = time.perf_counter()

@@ -31,10 +31,13 @@ def presets() -> list[str]:
 
 
 def load(
-    source: str | Path, *, decoder: str | Path | None = None, revision: str | None = None, expect: type[Model[Any]] | None = None
+    source: str | Path, *, decoder: str | Path | None = None, revision: str | None = None, expect: type[Model[Any]] | None = None,
+    engine: str = "dense", int8: bool = False,
 ) -> Model[Any]:
     """A ready model in evaluation mode. `decoder` joins the encoder and quantiser of one codec with the decoder of another checkpoint.
 
+    `engine` says what runs it: `dense` (PyTorch, may be trained on), `events` (a spiking model by its spikes), `onnx`, or `auto` for the faster of what
+    is installed; `int8` asks events and onnx for 8-bit weights.
     Raises UsageError for an unknown name (naming the nearest preset), CheckpointError for a damaged, unsafe or wrong checkpoint.
     """
     name = str(source)
@@ -55,7 +58,12 @@ def load(
         model = join(model, load(decoder))
     if expect is not None and not isinstance(model, expect):
         raise CheckpointError(f"{name}: expected a {expect.__name__}, got a {type(model).__name__}; use wavespike.load")
-    return model.eval()
+    model.eval()
+    if engine == "dense" and not int8:
+        return model
+    engines = importlib.import_module("wavespike.runtime.engines")  # the runtime stands above the hub: late, so that imports run downwards
+    fast: Model[Any] = engines.with_engine(model, engine, int8=int8)
+    return fast
 
 
 def _original(path: Path) -> Model[Any] | None:

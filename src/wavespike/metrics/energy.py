@@ -8,14 +8,15 @@ its input is -1, 0 or 1, as multiply-accumulates (MACs) otherwise. Two accountin
 `complete`    everything that is executed: embedding, head, pitch network, FFTs, consistency steps, norms, activations, shortcuts, scales, neurons.
 
 Departures: dense MACs are priced whether or not an operand is zero, because dense hardware does not skip them; `effective_macs` is NeuroBench's figure.
-Neurons are counted by their equation (a leak product, two sums, a comparison a step), not by how this package computes them.
+Neurons are counted by their equation (a leak product, two sums, a comparison a step), not by how this package computes them; so are the neurons, recurrent
+synapses and delays of recognisers. What depends on the weights alone (clamped time constants, kernels of delays) is prepared once and costs nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,10 +25,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wavespike.errors import UsageError, nearest
-from wavespike.models.base import Model, Vocoder
+from wavespike.models.base import Classifier, Model, Vocoder
 from wavespike.models.spiking_vocos import SpikingVocos
 from wavespike.models.vocos import Vocos
 from wavespike.nn.recording import record_spikes, spiking_layers
+from wavespike.nn.recurrent import DelayedLinear, RecurrentLayer
 from wavespike.nn.spiking import Neuron
 from wavespike.spikes.neurons import decay_of, initial_potential, neuron_step
 
@@ -211,7 +213,7 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.layers: dict[str, Operations] = {}
         self.uncounted: dict[str, int] = {}
         self._stack: list[str] = [""]
-        self._silent = 0
+        self._quiet: list[bool] = [False]
         self._model = model
 
     def _here(self) -> Operations:
@@ -233,8 +235,7 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _enter(self, name: str, module: nn.Module) -> Any:
         def before(m: nn.Module, inputs: Any) -> None:
             self._stack.append(name)
-            if getattr(module, "emits_spikes", False) and isinstance(module, Neuron):
-                self._silent += 1
+            self._quiet.append(by_equation(module))
 
         return before
 
@@ -243,7 +244,9 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(module, Neuron):
                 if isinstance(output, tuple):
                     self._here().__iadd__(count_neurons(module, *inputs, spikes=output[0]))
-                self._silent -= 1
+            elif by_equation(module) and isinstance(output, tuple):
+                self._here().__iadd__(count_spiking_layer(module, inputs[0], output[0]))
+            self._quiet.pop()
             self._stack.pop()
 
         return after
@@ -252,13 +255,13 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         name: str = func.overloadpacket.__name__
         name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
-        if self._silent == 0 and name not in _COST and name not in _REDUCE and name not in _PRODUCTS and name not in _MOVES and name not in _FFTS:
+        if not self._quiet[-1] and name not in _COST and name not in _REDUCE and name not in _PRODUCTS and name not in _MOVES and name not in _FFTS:
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
         out = func(*args, **kwargs)
-        if self._silent == 0:
+        if not self._quiet[-1]:
             self._here().__iadd__(self._count(name, args, kwargs, out))
         return out
 
@@ -349,6 +352,38 @@ def count_neurons(neuron: Neuron, x: Tensor, v: Tensor | None = None, *, spikes:
     return ops
 
 
+def by_equation(module: nn.Module) -> bool:
+    """Whether a module's own operators (not those of the layers inside it) are left out, because its equation is counted instead."""
+    return isinstance(module, Neuron) or (isinstance(module, RecurrentLayer) and module.spiking)
+
+
+def count_spiking_layer(layer: RecurrentLayer, x: Tensor, spikes: Tensor) -> Operations:
+    """Neurons, recurrent synapses and delays of a layer [S, B, F] -> [S, B, H (x 2)]; its linear map and norm count themselves where there is no delay.
+
+    alpha (u - q s) + (1 - alpha) I: two products, a sum, a comparison, and a sum a spike for the reset. Adaptation beta w + a u and I - w: two products,
+    two sums, and a sum a spike for b.
+    """
+    sites, fired = float(spikes.numel()), float(torch.count_nonzero(spikes))
+    adaptive = layer.adaptive
+    ops = Operations(neuron_multiplies=sites * (4 if adaptive else 2), neuron_adds=sites * (3 if adaptive else 1) + fired * (2 if adaptive else 1),
+                     neuron_comparisons=sites, bytes=spikes.element_size() * sites * (3 if adaptive else 2))
+    sides = 2 if layer.bidirectional else 1
+    if layer.recurrent:
+        V = layer.get_submodule("V").weight
+        targets = (_nonzero(V) * (1 - torch.eye(len(V), device=V.device))).sum(1)  # [H], row-vector product s V
+        halves = spikes.chunk(sides, -1)
+        heard = halves[0][:-1].flatten(0, 1).sum(0) + (halves[1][1:].flatten(0, 1).sum(0) if sides == 2 else 0)  # spikes that a step follows
+        ops.acs += float((heard * targets).sum())
+    if isinstance(layer.W, DelayedLinear):  # one product a synapse, whatever its delay
+        weight = layer.W.weight
+        rows = x.flatten(0, -2)
+        effective = float((_nonzero(rows).sum(0) * _nonzero(weight).sum(0)).sum())
+        done = count_product(x, weight, float(len(rows)) * weight.numel(), effective)
+        for _ in range(sides):  # each direction has its own delays in time
+            ops += done
+    return ops
+
+
 @dataclasses.dataclass(frozen=True)
 class Counted:
     """One model on one input: operations by layer, in the order of the model; rates of its spiking layers; operators without a rule."""
@@ -376,18 +411,20 @@ class Counted:
 
 
 def count(model: Model[Any], audio: Tensor, **condition: Any) -> Counted:
-    """Operations of a model on audio [B, T]: of `decode` for a vocoder (the features are given to it), of the whole call otherwise."""
+    """Operations of a model on audio [B, T]: of `decode` for a vocoder and of `logits` for a recogniser (the features are given to them), of the whole
+    call otherwise."""
     with torch.no_grad():
-        if isinstance(model, Vocoder):
+        if isinstance(model, (Vocoder, Classifier)):
             features = model.features(audio, **condition).detach()
+            if isinstance(model, Classifier):
+                return count_run(model, lambda: model.logits(features))
+            return count_run(model, lambda: model.decode(features, **condition))
+        return count_run(model, lambda: model(audio, **condition))
 
-            def run() -> Any:
-                return model.decode(features, **condition)
-        else:
 
-            def run() -> Any:
-                return model(audio, **condition)
-
+def count_run(model: nn.Module, run: Callable[[], Any]) -> Counted:
+    """Operations of anything that runs `model`."""
+    with torch.no_grad():
         rates: dict[str, float] = {}
         if spiking_layers(model):  # a run of its own: recording costs operations too
             with record_spikes(model) as record:
@@ -498,6 +535,7 @@ class EnergyReport:
             "baseline": self.baseline_name,
             "published": None if self.published is None else self.published.to_dict(),
             "complete": {"ratio": self.ratio, "millijoules_per_second": millijoules(self.energy_pj), "baseline_millijoules_per_second": millijoules(self.baseline_pj),
+                         "microjoules": self.energy_pj * 1e-6, "baseline_microjoules": None if self.baseline_pj is None else self.baseline_pj * 1e-6,
                          "memory": self.memory, "parts_pj": self.model.total.parts_pj(t, self.memory),
                          "baseline_parts_pj": None if self.baseline is None else self.baseline.total.parts_pj(t, self.memory)},
             "operations": dataclasses.asdict(self.model.total),
@@ -516,6 +554,8 @@ def _rows(counted: Counted, t: Technology, memory: bool) -> list[dict[str, Any]]
 def energy(model: Model[Any], audio: Tensor, *, baseline: Model[Any] | None = None, technology_name: str = "45nm", memory: bool = False,
            **condition: Any) -> EnergyReport:
     """Count what `model` costs on audio [B, T] or [T] at its rate, beside `baseline`; a spiking vocoder's default baseline is its dense twin.
+
+    For a recogniser the audio is one inference (`complete.microjoules`).
 
     The twin has random weights: what a dense network costs does not depend on them.
     """

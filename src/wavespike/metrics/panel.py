@@ -3,6 +3,8 @@
 No single number tells how a vocoder sounds (PESQ hears no phasiness, DNSMOS no wrong pitch), so they are reported together. An item without a
 value in a metric is left out of that metric's mean and counted with its reason; NaN is never averaged. A metric whose package is not installed is
 named as missing with the pip line that adds it.
+
+Other packages add metrics of their own by `register`, called from a function that they name in the entry-point group `wavespike.metrics`.
 """
 
 from __future__ import annotations
@@ -17,13 +19,21 @@ from typing import Any, Literal
 import numpy as np
 
 from wavespike.errors import UsageError, WavespikeError, nearest
-from wavespike.metrics import pitch, quality
-from wavespike.metrics.common import ScoreError, as_samples, pair
+from wavespike.metrics import pitch, quality, utmos
+from wavespike.metrics.common import ScoreError, as_samples, finite, pair
+from wavespike.metrics.intervals import bootstrap_interval
+from wavespike.signal.resample import resample
+
+ENTRY_POINTS = "wavespike.metrics"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One score: `rate_hz` is the rate it works at, `span` its range, `group` the computation that yields it, `intrusive` whether it needs a reference."""
+    """One score: `rate_hz` is the rate it works at, `span` its range, `group` the computation that yields it, `intrusive` whether it needs a reference.
+
+    `waveform` scores ask for the waveform itself: they have no meaning for a vocoder, which makes a phase of its own. `needs()` says what else than
+    packages must be there (weights, a service), or an empty string.
+    """
 
     label: str
     unit: str
@@ -35,6 +45,8 @@ class Metric:
     packages: tuple[str, ...]
     extra: str
     intrusive: bool = True
+    waveform: bool = False
+    needs: Callable[[], str] | None = None
 
 
 _DNSMOS = {"unit": "MOS", "better": "higher", "rate_hz": 16000, "span": (1.0, 5.0), "group": "dnsmos", "packages": ("speechmos", "onnxruntime", "librosa"), "extra": "metrics", "intrusive": False}
@@ -48,12 +60,26 @@ METRICS: dict[str, Metric] = {
                       source="ITU-T P.862 and P.862.1, 2003", packages=("pesq",), extra="pesq"),
     "stoi": Metric(label="STOI", unit="", better="higher", rate_hz=16000, span=(0.0, 1.0), group="stoi",
                    source="Taal, Hendriks, Heusdens and Jensen, 2011", packages=("pystoi",), extra="metrics"),
+    "estoi": Metric(label="ESTOI", unit="", better="higher", rate_hz=16000, span=(0.0, 1.0), group="estoi",
+                    source="Jensen and Taal, 2016", packages=("pystoi",), extra="metrics"),
+    "visqol": Metric(label="ViSQOL", unit="MOS-LQO", better="higher", rate_hz=16000, span=(1.0, 4.64), group="visqol",
+                     source="Chinen et al., ViSQOL v3, 2020, speech mode with the lattice", packages=("visqol", "ai_edge_litert"), extra="visqol"),
     "dnsmos_ovrl": Metric(label="DNSMOS OVRL", source=_P835, **_DNSMOS),  # type: ignore[arg-type]
     "dnsmos_sig": Metric(label="DNSMOS SIG", source=_P835, **_DNSMOS),  # type: ignore[arg-type]
     "dnsmos_bak": Metric(label="DNSMOS BAK", source=_P835, **_DNSMOS),  # type: ignore[arg-type]
     "dnsmos_p808": Metric(label="DNSMOS P.808", source="Reddy, Gopal and Cutler, DNSMOS, 2021", **_DNSMOS),  # type: ignore[arg-type]
+    "plcmos": Metric(label="PLCMOS", unit="MOS", better="higher", rate_hz=16000, span=(1.0, 5.0), group="plcmos", source="Diener et al., PLCMOS v2, 2023",
+                     packages=("speechmos", "onnxruntime"), extra="metrics", intrusive=False),
+    "utmos": Metric(label="UTMOS", unit="MOS", better="higher", rate_hz=16000, span=(1.0, 5.0), group="utmos", source="Saeki et al., UTMOS, 2022",
+                    packages=(), extra="", intrusive=False, needs=utmos.needs),
     "mel_l1": Metric(label="mel L1", unit="Np", better="lower", rate_hz=24000, span=(0.0, float("inf")), group="mel_l1",
                      source="Vocos's features", packages=(), extra=""),
+    "lsd": Metric(label="LSD", unit="dB", better="lower", rate_hz=24000, span=(0.0, 80.0), group="lsd",
+                  source="Gray and Markel, 1976, 80 dB range", packages=(), extra=""),
+    "mcd": Metric(label="MCD", unit="dB", better="lower", rate_hz=24000, span=(0.0, float("inf")), group="mcd",
+                  source="Kubichek, 1993, 24 coefficients, no warping", packages=(), extra=""),
+    "si_sdr": Metric(label="SI-SDR", unit="dB", better="higher", rate_hz=24000, span=(-200.0, 200.0), group="si_sdr",
+                     source="Le Roux, Wisdom, Erdogan and Hershey, 2019", packages=(), extra="", waveform=True),
     "vuv_f1": Metric(label="V/UV F1", unit="", better="higher", span=(0.0, 1.0), source="voicing decisions of pYIN", **_PITCH),  # type: ignore[arg-type]
     "pitch_rmse_cents": Metric(label="pitch RMSE", unit="cents", better="lower", span=(0.0, float("inf")),
                                source="pYIN (Mauch and Dixon, 2014), jointly voiced frames", **_PITCH),  # type: ignore[arg-type]
@@ -62,7 +88,36 @@ METRICS: dict[str, Metric] = {
 }
 """Name of a score -> what it is. Every signal is resampled to the metric's own rate."""
 
-DEFAULT = ("pesq_wb", "stoi", "dnsmos_ovrl", "dnsmos_sig", "dnsmos_p808", "mel_l1", "vuv_f1", "pitch_rmse_cents", "periodicity_rmse")
+DEFAULT = ("pesq_wb", "stoi", "estoi", "visqol", "dnsmos_ovrl", "dnsmos_sig", "dnsmos_p808", "plcmos", "mel_l1", "lsd", "mcd", "si_sdr", "vuv_f1",
+           "pitch_rmse_cents", "periodicity_rmse")
+
+
+def register(name: str, metric: Metric, compute: Callable[..., float]) -> None:
+    """Add a score of another package to the panel under `name`.
+
+    `compute(estimate)`, or `compute(reference, estimate)` for an intrusive metric, gets mono float32 arrays [T] at `metric.rate_hz` and returns a float;
+    it raises `ScoreError` where there is no value. It must be a module's function, so that other processes find it.
+    """
+    if not name.isidentifier():
+        raise UsageError(f"expected a metric's name of letters, digits and _, got {name!r}")
+    if (name in METRICS or name in _GROUPS) and name not in _REGISTERED:
+        raise UsageError(f"expected a name that no metric of wavespike has, got {name!r}; choose another")
+    METRICS[name] = dataclasses.replace(metric, group=name)
+    _REGISTERED[name] = compute
+
+
+@functools.cache
+def load_plug_ins() -> dict[str, str]:
+    """Run the functions that installed packages name in the entry-point group `wavespike.metrics`; name -> error of those that fail."""
+    from importlib.metadata import entry_points
+
+    failed: dict[str, str] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()()
+        except Exception as error:  # somebody else's code: named, and the rest goes on
+            failed[point.name] = f"{type(error).__name__}: {error}"
+    return failed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +132,13 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Scores of one item, and for each score it lacks the reason."""
+    """Scores of one item, and for each score it lacks the reason. `tracks` are the pitch tracks (`reference`, `estimate`) in Hz, None where unvoiced,
+    one value a `pitch.HOP_S`, when a score of the pitch was asked for."""
 
     name: str
     scores: dict[str, float]
     failures: dict[str, str]
+    tracks: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +153,15 @@ class Report:
         names = dict.fromkeys(name for row in self.rows for name in row.scores)
         return {name: float(np.mean([row.scores[name] for row in self.rows if name in row.scores])) for name in names}
 
+    def intervals(self, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """Metric -> bootstrap 95 % interval of its mean over the items; absent where fewer than two items have a value."""
+        out = {}
+        for name in self.means():
+            interval = bootstrap_interval([row.scores[name] for row in self.rows if name in row.scores], seed)
+            if interval is not None:
+                out[name] = interval
+        return out
+
     def counts(self) -> dict[str, int]:
         """Metric -> number of items in its mean."""
         return {name: sum(name in row.scores for row in self.rows) for name in self.means()}
@@ -108,9 +174,9 @@ class Report:
                 out.setdefault(metric, {})[row.name] = reason
         return out
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self, seed: int = 0) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"means": self.means(), "counts": self.counts(), "failures": self.failures(), "missing": self.missing,
+        return {"means": self.means(), "intervals": {k: list(v) for k, v in self.intervals(seed).items()}, "counts": self.counts(), "failures": self.failures(), "missing": self.missing,
                 "items": [{"name": row.name, **row.scores} for row in self.rows]}
 
 
@@ -123,7 +189,8 @@ class Panel:
     `processes` above 1 spreads items over processes; the scores and their order are the same. Raises UsageError for an unknown metric.
     """
 
-    def __init__(self, metrics: Sequence[str] = DEFAULT, processes: int = 1):
+    def __init__(self, metrics: Sequence[str] = DEFAULT, processes: int = 1, seed: int = 0):
+        load_plug_ins()
         for name in metrics:
             if name not in METRICS:
                 raise UsageError(f"expected a metric of {', '.join(METRICS)}, got {name!r}{nearest(name, METRICS)}")
@@ -131,44 +198,52 @@ class Panel:
             raise UsageError(f"expected processes >= 1, got {processes}")
         self.metrics = tuple(dict.fromkeys(metrics))
         self.processes = processes
+        self.seed = seed
         self.missing = {name: hint for name in self.metrics if (hint := _missing(METRICS[name]))}
 
-    def score(self, item: Pair) -> Row:
-        """One item in every metric that is installed. Bad input and metrics without a value become failures of the row, never an exception."""
-        wanted = [m for m in self.metrics if m not in self.missing]
-        return _score(item, tuple(wanted))
+    def score(self, item: Pair, metrics: Sequence[str] | None = None) -> Row:
+        """One item in every metric (or in those of `metrics`) that is installed. Bad input and metrics without a value become failures of the row, never
+        an exception."""
+        return _score(item, self._wanted(metrics), self.seed)
+
+    def _wanted(self, metrics: Sequence[str] | None) -> tuple[str, ...]:
+        return tuple(m for m in self.metrics if m not in self.missing and (metrics is None or m in metrics))
 
     def run(self, pairs: Iterable[Pair], progress: Callable[[Row], None] | None = None) -> Report:
         """All items; `pairs` may be a generator (few are held at a time). `progress` is called with each finished row, in order."""
         rows = []
-        for row in self._rows(pairs):
+        for row in self.rows((item, None) for item in pairs):
             rows.append(row)
             if progress is not None:
                 progress(row)
         return Report(rows, dict(self.missing))
 
-    def _rows(self, pairs: Iterable[Pair]) -> Iterator[Row]:
+    def rows(self, items: Iterable[tuple[Pair, Sequence[str] | None]]) -> Iterator[Row]:
+        """Rows in the order of the items, each scored in its own choice of metrics (None: all of the panel)."""
         if self.processes == 1:
-            yield from map(self.score, pairs)
+            for item, metrics in items:
+                yield self.score(item, metrics)
             return
         import multiprocessing
         from concurrent.futures import Future, ProcessPoolExecutor
 
-        wanted = tuple(m for m in self.metrics if m not in self.missing)
         waiting: deque[Future[Row]] = deque()
+        plug_ins = {name: (dataclasses.replace(METRICS[name], needs=None), compute) for name, compute in _REGISTERED.items() if name in self.metrics}
         # spawn: forking a process whose torch or BLAS threads run may hang
-        with ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
-            for item in pairs:
+        with ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(plug_ins,)) as pool:
+            for item, metrics in items:
                 plain = Pair(item.name, None if item.reference is None else _plain(item.reference), _plain(item.estimate), item.rate_hz)
-                waiting.append(pool.submit(_score, plain, wanted))
+                waiting.append(pool.submit(_score, plain, self._wanted(metrics), self.seed))
                 if len(waiting) > 2 * self.processes:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
 
 
-def _one_thread() -> None:
+def _start_worker(plug_ins: dict[str, tuple[Metric, Callable[..., float]]]) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
+    for name, (metric, compute) in plug_ins.items():
+        register(name, metric, compute)
     import torch
 
     torch.set_num_threads(1)
@@ -181,11 +256,12 @@ def _plain(audio: Any) -> Any:
 def _missing(metric: Metric) -> str:
     import importlib.util
 
-    present = all(importlib.util.find_spec(package) for package in metric.packages)
-    return "" if present else f"pip install 'wavespike[{metric.extra}]'"
+    if not all(importlib.util.find_spec(package) for package in metric.packages):
+        return f"pip install 'wavespike[{metric.extra}]'" if metric.extra else f"pip install {' '.join(metric.packages)}"
+    return "" if metric.needs is None else metric.needs()
 
 
-def _score(item: Pair, metrics: tuple[str, ...]) -> Row:
+def _score(item: Pair, metrics: tuple[str, ...], seed: int = 0) -> Row:
     scores: dict[str, float] = {}
     failures: dict[str, str] = {}
     done: dict[str, dict[str, float | WavespikeError]] = {}
@@ -194,18 +270,21 @@ def _score(item: Pair, metrics: tuple[str, ...]) -> Row:
         if item.reference is None and metric.intrusive:
             continue
         if metric.group not in done:
-            done[metric.group] = _run_group(metric.group, item)
+            done[metric.group] = _run_group(metric.group, item, seed)
         value = done[metric.group].get(name, done[metric.group].get("*"))
         if isinstance(value, float):
             scores[name] = value
         else:
             failures[name] = str(value)
-    return Row(item.name, scores, failures)
+    tracks = _tracks(item) if any(METRICS[name].group == "pitch" for name in scores) else {}
+    return Row(item.name, scores, failures, tracks)
 
 
-def _run_group(group: str, item: Pair) -> dict[str, float | WavespikeError]:
+def _run_group(group: str, item: Pair, seed: int) -> dict[str, float | WavespikeError]:
     try:
-        return _GROUPS[group](item)
+        if group == "plcmos":
+            return {"plcmos": quality.plcmos(item.estimate, item.rate_hz, seed)}
+        return _plug_in(group, item) if group in _REGISTERED else _GROUPS[group](item)
     except WavespikeError as error:
         return {"*": error}
     except (ValueError, ArithmeticError, LookupError, RuntimeError) as error:  # a metric's package gave up on this item
@@ -216,11 +295,20 @@ def _single(name: str, function: Callable[..., float], **options: Any) -> Callab
     return lambda item: {name: function(item.reference, item.estimate, item.rate_hz, **options)}
 
 
+def _plug_in(name: str, item: Pair) -> dict[str, float | WavespikeError]:
+    metric, compute = METRICS[name], _REGISTERED[name]
+    if metric.intrusive:
+        value = compute(*pair(item.reference, item.estimate, item.rate_hz, metric.rate_hz))
+    else:
+        value = compute(resample(as_samples(item.estimate), item.rate_hz, metric.rate_hz))
+    return {name: finite(value, metric.label)}
+
+
 def _dnsmos(item: Pair) -> dict[str, float | WavespikeError]:
     return {f"dnsmos_{short}": value for short, value in quality.dnsmos(item.estimate, item.rate_hz).items()}
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=64)
 def _track(data: bytes) -> pitch.PitchTrack:
     return pitch.track(np.frombuffer(data, np.float32))
 
@@ -228,7 +316,7 @@ def _track(data: bytes) -> pitch.PitchTrack:
 def _pitch(item: Pair) -> dict[str, float | WavespikeError]:
     a, b = pair(item.reference, item.estimate, item.rate_hz, pitch.RATE_HZ)
     # the reference's track is remembered: several models are scored against the same reference
-    reference, estimate = _track(a.tobytes()), pitch.track(as_samples(b))
+    reference, estimate = _track(a.tobytes()), _track(b.tobytes())
     out: dict[str, float | WavespikeError] = {}
     for name, function in (("vuv_f1", pitch.voicing_f1), ("pitch_rmse_cents", pitch.pitch_rmse_cents), ("periodicity_rmse", pitch.periodicity_rmse)):
         try:
@@ -238,11 +326,24 @@ def _pitch(item: Pair) -> dict[str, float | WavespikeError]:
     return out
 
 
+def _tracks(item: Pair) -> dict[str, list[float | None]]:
+    signals = pair(item.reference, item.estimate, item.rate_hz, pitch.RATE_HZ)
+    return {name: [round(float(f), 1) if v else None for f, v in zip(t.f0_hz, t.voiced, strict=True)]
+            for name, t in zip(("reference", "estimate"), (_track(x.tobytes()) for x in signals), strict=True)}
+
+
 _GROUPS: dict[str, Callable[[Pair], dict[str, float | WavespikeError]]] = {
     "pesq_wb": _single("pesq_wb", quality.pesq, band="wb"),
     "pesq_nb": _single("pesq_nb", quality.pesq, band="nb"),
     "stoi": _single("stoi", quality.stoi),
+    "estoi": _single("estoi", quality.stoi, extended=True),
+    "visqol": _single("visqol", quality.visqol),
     "mel_l1": _single("mel_l1", quality.mel_l1),
+    "lsd": _single("lsd", quality.lsd),
+    "mcd": _single("mcd", quality.mcd),
+    "si_sdr": _single("si_sdr", quality.si_sdr),
+    "utmos": lambda item: {"utmos": utmos.utmos(item.estimate, item.rate_hz)},
     "dnsmos": _dnsmos,
     "pitch": _pitch,
 }
+_REGISTERED: dict[str, Callable[..., float]] = {}

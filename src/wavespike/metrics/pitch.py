@@ -16,6 +16,8 @@ from wavespike.metrics.common import ScoreError, finite, pair
 from wavespike.signal.resample import Samples
 
 RATE_HZ, F_MIN_HZ, F_MAX_HZ = 16000, 60.0, 500.0
+HOP_S = 512 / RATE_HZ
+"""Seconds between the values of a track."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Judging recognisers: accuracy per example with a 95 % interval, confusion, firing rates, and operations per inference counted from real tensors.
 
-Equations: the interval is Wilson's, (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), z = 1.96; operations and their prices are those of
-`wavespike.metrics.energy`. A product with spikes costs one AC for every synapse of every spike, one with other values a MAC for every synapse of the layer.
-Departures: a normalisation is counted as part of the linear map that it can be folded into; the front end and the softmax are not counted.
+Equations: the interval is Wilson's, (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), z = 1.96; operations are counted by
+`wavespike.metrics.energy`, as those of the vocoders: a product with spikes costs one AC for every synapse of every spike, one with other values a MAC for every
+synapse of the layer.
+Departures: the front end is not counted.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavespike.metrics.energy import TECHNOLOGIES, Operations
-from wavespike.models.sparch import ANN, SpArch
-from wavespike.nn.recurrent import DelayedLinear, RecurrentLayer
+from wavespike.metrics.energy import TECHNOLOGIES, Operations, count_run
+from wavespike.models.sparch import SpArch
 
 PRICES = TECHNOLOGIES["45nm"]
 
@@ -72,48 +72,11 @@ def energy_uj(operations: Operations) -> float:
     return operations.energy_pj(PRICES) * 1e-6
 
 
-@torch.inference_mode()
 def count_operations(model: SpArch, features: Tensor) -> tuple[Operations, float | None]:
-    """Operations of one inference (features [1, C, L]) and the mean firing rate, from the tensors that really occur."""
-    model.eval()
-    x, _ = model.steps(features)
-    h = x.transpose(0, 1)
-    total, fired, cells = Operations(), 0.0, 0
-    net = model.net
-    for number, layer in enumerate(net.layers):
-        out, _ = layer(h)
-        total += _layer(layer, h, out, analogue=number == 0 or not layer.spiking)
-        fired, cells = fired + float(out.sum()), cells + out.numel()
-        h = out
-    classes = len(model.labels)
-    if isinstance(net, ANN):  # one product, after the sum over time
-        total += Operations(macs=h.shape[1] * h.shape[2] * classes)
-        return total, None
-    readings = float(classes * h.shape[0] * h.shape[1])
-    total += Operations(acs=float(torch.count_nonzero(h)) * classes, neuron_multiplies=2 * readings, neuron_adds=readings)
-    return total, fired / cells
-
-
-def _layer(layer: RecurrentLayer, x: Tensor, out: Tensor, analogue: bool) -> Operations:
-    """x [S, B, F] -> out [S, B, H (x 2)]."""
-    H, gates = layer.hidden_size, len(layer.gates)
-    sides = 2 if layer.bidirectional and isinstance(layer.W, DelayedLinear) else 1
-    cells = float(out.numel())
-    if analogue:
-        done = Operations(macs=float(x.numel()) * H * gates * sides, effective_macs=float(torch.count_nonzero(x)) * H * gates * sides)
-    else:
-        done = Operations(acs=float(torch.count_nonzero(x)) * H * sides)
-    if not layer.spiking:
-        done += Operations(macs=cells * H * gates if layer.recurrent else 0.0, functions=cells * gates)
-        if gates > 1:  # z y + (1 - z) c, and r y
-            done += Operations(multiplies=cells * gates, adds=cells * 2)
-        return done
-    spikes = float(torch.count_nonzero(out))
-    done += Operations(acs=spikes * H if layer.recurrent else 0.0)
-    # alpha (u - q s) + (1 - alpha) I: two products, a sum; adaptation beta w + a u and I - w: two products, two sums; a spike adds its reset and b
-    done += Operations(neuron_multiplies=cells * (4 if layer.adaptive else 2), neuron_adds=cells * (3 if layer.adaptive else 1)
-                       + spikes * (2 if layer.adaptive else 1), neuron_comparisons=cells)
-    return done
+    """Operations of one inference (features [1, C, L]) and the mean firing rate of its layers (None for a dense network), by the counter of the vocoders."""
+    counted = count_run(model.eval(), lambda: model.logits(features))
+    rates = list(counted.rates.values())
+    return counted.total, sum(rates) / len(rates) if rates else None
 
 
 def evaluate(model: SpArch, clips: Iterable[Tensor], targets: Sequence[int]) -> Report:

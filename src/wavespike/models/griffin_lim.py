@@ -17,9 +17,10 @@ from wavespike.config import Config
 from wavespike.models.base import Stream, Vocoder, check_audio
 from wavespike.models.streaming import CheckedStream
 from wavespike.signal.blocks import BlockGriffinLim, BlockISTFT
-from wavespike.signal.griffin_lim import frame_blocks, griffin_lim
+from wavespike.signal.griffin_lim import griffin_lim
 from wavespike.signal.mel import MelConfig, log_mel, magnitude_from_mel
 from wavespike.signal.source import counter_noise
+from wavespike.signal.stft import frame_blocks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -229,10 +229,13 @@ class RecurrentLayer(nn.Module):
                 drive = torch.cat([drive, reverse_padded(drive, lengths if mask is not None else None)], 1)
             drives.append(drive)
         if self.spiking:
-            y, cell = scan(drives[0], cast(State, state.cell), self.neuron())
+            y, cell = self._scan(drives[0], cast(State, state.cell))
             return y, LayerState(cell=cell, past=past)
         y = self._dense(drives, cast(Tensor, state.cell))
         return y, LayerState(cell=y[-1] if len(y) else state.cell, past=past)
+
+    def _scan(self, drive: Tensor, state: State) -> tuple[Tensor, State]:
+        return scan(drive, state, self.neuron())
 
     def _dense(self, drives: list[Tensor], y: Tensor) -> Tensor:
         if self.kind == "MLP":

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from wavespike.config import to_dict
 from wavespike.errors import CheckpointError, MissingDependencyError, OutputError, UsageError
 from wavespike.models.base import Stream
-from wavespike.models.streaming import WindowStream
-from wavespike.models.vocos import Vocos
+from wavespike.models.streaming import BackboneStream
+from wavespike.models.vocos import Vocos, _refuse
 
 CONFIG_KEY = "wavespike.model"
 """Metadata of the file: the model's configuration, so that a file is not run with another model's head."""
@@ -98,17 +98,32 @@ def export(model: Vocos, path: str | Path, *, int8: bool = False) -> Path:
 
 
 class _OnnxNetwork(nn.Module):
-    """The ONNX session in the place of the backbone: features [B, C, L] -> z [B, L, out]."""
+    """The ONNX session in the place of the backbone: features [B, C, L] -> z [B, L, out]. The graph keeps no state: a step computes its context again."""
 
-    def __init__(self, session: Any):
+    def __init__(self, session: Any, channels: int, out_channels: int, context_frames: tuple[int, int]):
         super().__init__()
-        self.session = session
+        self.session, self.channels, self.out_channels, self.context_frames = session, channels, out_channels, context_frames
 
     def forward(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
         inputs = {"features": features.detach().cpu().float().numpy()}
         if condition is not None:
             inputs["bandwidth_id"] = condition.cpu().expand(features.shape[0]).contiguous().numpy()
         return torch.from_numpy(self.session.run(None, inputs)[0]).to(features)
+
+    def initial_state(self, batch_size: int) -> tuple[Tensor, int]:
+        """Frames that are still needed [B, C, w], and which of them is the next to answer."""
+        return torch.zeros(batch_size, self.channels, 0), 0
+
+    def step(self, x: Tensor, state: tuple[Tensor, int], condition: Tensor | None = None, final: bool = False) -> tuple[Tensor, tuple[Tensor, int]]:
+        """The next frames [B, C, l] -> the frames of z [B, m, out] that have their context by now, and the next state."""
+        held, at = torch.cat([state[0], x], -1), state[1]
+        left, right = self.context_frames
+        ready = held.shape[-1] if final else held.shape[-1] - right
+        if ready <= at:
+            return x.new_zeros(x.shape[0], 0, self.out_channels), (held, at)
+        z = self(held, condition)[:, at:ready]
+        drop = max(0, ready - left)
+        return z, (held[..., drop:], ready - drop)
 
 
 class OnnxVocos(Vocos):
@@ -136,7 +151,7 @@ class OnnxVocos(Vocos):
         self._context = model.context_frames
         self.head = copy.deepcopy(model.head)
         self.head.out = nn.Identity()  # type: ignore[assignment]  # the graph ends with the linear layer
-        self.backbone = _OnnxNetwork(session)  # type: ignore[assignment]
+        self.backbone = _OnnxNetwork(session, self.feature_channels, model.head.out.out_features, model.backbone.context_frames)  # type: ignore[assignment]
         self.eval()
 
     @property
@@ -144,9 +159,9 @@ class OnnxVocos(Vocos):
         return self._context
 
     def stream(self, batch_size: int = 1, bandwidth_id: Tensor | None = None, **condition: Any) -> Stream:
-        """A session on windows with context: the graph keeps no state, so each push computes its context again."""
-        checked = self._condition(bandwidth_id, batch_size)
-        return WindowStream(lambda features: self.decode(features, checked), self._context, self.hop_length, self.feature_channels, batch_size)
+        """A session: the graph keeps no state, so each push computes its context again; what the head carries from frame to frame goes on."""
+        _refuse(condition)
+        return BackboneStream(self.backbone, self.head, self.hop_length, self.feature_channels, batch_size, self._condition(bandwidth_id, batch_size))
 
 
 def accelerate(model: Vocos, threads: int | None = None, *, int8: bool = False) -> OnnxVocos:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from wavespike.signal.stft import Padding, frame, hann_window, overlap_add
+from wavespike.signal.stft import Padding, add_frames_, frame, frame_pads, hann_window, inverse_envelope, overlap_add, reflect_edges_, reflect_pad
 
 
 def scaled(z: Tensor, gain: Tensor) -> Tensor:
@@ -23,16 +23,11 @@ def unit(z: Tensor, magnitude: Tensor | float = 1.0, eps: float = 1e-9) -> Tenso
     return scaled(z, magnitude * (z.real.square() + z.imag.square() + eps).rsqrt())
 
 
-def block_frames() -> int:
-    """Frames a block: few enough for the cache without gradients, all in one with them (fewer, larger operations)."""
-    return 1 << 30 if torch.is_grad_enabled() else 256
-
-
-def frame_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Cut tensors [B, L, ...] along L into blocks of `block_frames` frames."""
-    size = block_frames()
-    for at in range(0, tensors[0].shape[1], size):
-        yield tuple(t[:, at : at + size] for t in tensors)
+def unit_(z: Tensor, magnitude: Tensor, gain: Tensor, eps: float = 1e-9) -> Tensor:
+    """`unit` in place; `gain`, complex of z's shape, has no imaginary part and takes the factor."""
+    square = torch.view_as_real(z).square()
+    torch.mul(torch.add(square[..., 0], square[..., 1]).add_(eps).rsqrt_(), magnitude, out=gain.real)
+    return z.mul_(gain)
 
 
 def griffin_lim(start: Iterable[tuple[Tensor, ...]], iterations: int, n_fft: int, hop_length: int, *, momentum: float | Tensor = 0.99,
@@ -53,6 +48,8 @@ def griffin_lim(start: Iterable[tuple[Tensor, ...]], iterations: int, n_fft: int
     if not torch.is_grad_enabled():
         weight = float(weight)  # read once, not in every block
     wave = overlap_add(first(), n_fft, hop_length, None, padding)
+    if not torch.is_grad_enabled() and n_fft % hop_length == 0 and iterations:
+        return _project_in_place(wave, magnitudes, iterations, n_fft, hop_length, float(weight), padding)
     window = hann_window(n_fft, dtype=wave.dtype, device=wave.device)
     before: list[Tensor] = []
     for turn in range(iterations):
@@ -61,6 +58,7 @@ def griffin_lim(start: Iterable[tuple[Tensor, ...]], iterations: int, n_fft: int
 
 
 def _project(frames: Tensor, window: Tensor, magnitudes: list[Tensor], before: list[Tensor], weight: float | Tensor, turn: int) -> Iterator[Tensor]:
+    """The spectra of one projection, block by block; `before` holds those of the last."""
     at = 0
     plain = isinstance(weight, float) and weight == 0.0  # the original algorithm looks at nothing but the present
     for i, magnitude in enumerate(magnitudes):
@@ -73,3 +71,36 @@ def _project(frames: Tensor, window: Tensor, magnitudes: list[Tensor], before: l
             guess = projected.sub(before[i], alpha=weight) if isinstance(weight, float) else projected - weight * before[i]
             before[i] = projected
         yield unit(guess, magnitude)
+
+
+def _project_in_place(wave: Tensor, magnitudes: list[Tensor], iterations: int, n_fft: int, hop_length: int, weight: float, padding: Padding) -> Tensor:
+    """The projections without gradients: the same operations in two waveforms and a few buffers that stay, since on a CPU new memory costs as much as the mathematics."""
+    left, right = frame_pads(n_fft, hop_length, padding)
+    length = wave.shape[-1]
+    window = hann_window(n_fft, dtype=wave.dtype, device=wave.device)
+    level = inverse_envelope(n_fft, hop_length, None, sum(m.shape[1] for m in magnitudes), (left, right), wave.dtype, str(wave.device))
+    heard = reflect_pad(wave, left, right)
+    said = torch.empty_like(heard)
+    longest = max(m.shape[1] for m in magnitudes)
+    windowed = wave.new_empty(wave.shape[0], longest, n_fft)
+    gains = torch.zeros(wave.shape[0], longest, n_fft // 2 + 1, dtype=torch.view_as_complex(wave.new_empty(0, 2)).dtype, device=wave.device)
+    before: list[Tensor] = []
+    for turn in range(iterations):
+        said.zero_()
+        frames = heard.unfold(-1, n_fft, hop_length)
+        at = 0
+        for i, magnitude in enumerate(magnitudes):
+            count = magnitude.shape[1]
+            spectrum = torch.fft.rfft(torch.mul(frames[:, at : at + count], window, out=windowed[:, :count]))  # [B, l, F]
+            if weight != 0.0 and turn == 0:
+                before.append(spectrum.clone())
+            elif weight != 0.0:
+                guess = spectrum.sub(before[i], alpha=weight)
+                before[i], spectrum = spectrum, guess
+            frames_out = torch.fft.irfft(unit_(spectrum, magnitude, gains[:, :count]), n=n_fft, dim=-1)
+            add_frames_(said[:, at * hop_length : (at + count - 1) * hop_length + n_fft], frames_out, hop_length, window)
+            at += count
+        said[:, left : left + length].mul_(level)
+        reflect_edges_(said, left, right)
+        heard, said = said, heard
+    return heard[:, left : left + length].contiguous()

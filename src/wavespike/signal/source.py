@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from wavespike.signal.stft import frame_blocks
+
 SILENT = 0.1
 """Probability of voicing below which the harmonic source is not heard."""
 
@@ -37,11 +39,16 @@ def harmonic_source(f0_hz: Tensor, phase: Tensor, hop_length: int, sample_rate: 
 
     Sample n of segment l has phase phi_l + 2 pi/sr (f_l n + (f_{l+1} - f_l) n^2 / (2 hop)).
     """
+    segments = (f0_hz[:, :-1], f0_hz.diff(dim=1), phase[:, :-1].to(f0_hz.dtype))
+    return torch.cat([_pulses(f0, change, start, hop_length, sample_rate) for f0, change, start in frame_blocks(*segments)], 1)
+
+
+def _pulses(f0_hz: Tensor, change_hz: Tensor, phase: Tensor, hop_length: int, sample_rate: int) -> Tensor:
+    """The segments [B, l] of `harmonic_source`, [B, l * hop]."""
     n = torch.arange(hop_length, dtype=f0_hz.dtype, device=f0_hz.device)
-    here, change = f0_hz[:, :-1, None], f0_hz.diff(dim=1)[:, :, None]
-    angle = phase[:, :-1, None].to(f0_hz.dtype) + 2 * math.pi / sample_rate * (here * n + change * n.square() / (2 * hop_length))
-    f0 = here + change * n / hop_length  # [B, L-1, hop]
-    count = torch.floor(sample_rate / 2 / f0)
+    here, change = f0_hz[:, :, None], change_hz[:, :, None]
+    angle = phase[:, :, None] + 2 * math.pi / sample_rate * (here * n + change * (n.square() / (2 * hop_length)))
+    count = torch.floor(sample_rate / 2 / (here + change * (n / hop_length)))  # harmonics below half the rate, [B, l, hop]
     # sum_{k=1..K} cos(k a) = (sin((K + 1/2) a) / sin(a / 2) - 1) / 2; near a = 0 (mod 2 pi) its limit K
     half = torch.sin(angle / 2)
     near = half.abs() < 1e-4
@@ -56,12 +63,15 @@ def counter_noise(start: Tensor, length: int, dtype: torch.dtype = torch.float32
     A counter-based generator (the finaliser of MurmurHash3, Appleby 2011, on the sample index): the noise of samples a..b is the same however the
     signal is cut, so a stream equals the whole.
     """
-    mask = 0xFFFFFFFF
-    h = (start[:, None] + torch.arange(length, device=start.device)) & mask
-    h = (h * 0x9E3779B1) & mask
-    h = h ^ (h >> 16)
-    h = (h * 0x85EBCA6B) & mask
-    h = h ^ (h >> 13)
-    h = (h * 0xC2B2AE35) & mask
-    h = h ^ (h >> 16)
-    return ((h.to(torch.float64) / 2**31 - 1.0) * math.sqrt(3.0)).to(dtype)
+    n = (start[:, None] + torch.arange(length, device=start.device)).to(torch.int32)  # the last 32 bits: products wrap as they should
+    h = n * _int32(0x9E3779B1)
+    h = (h ^ ((h >> 16) & 0xFFFF)) * _int32(0x85EBCA6B)  # `>>` repeats the sign: keep the bits of an unsigned shift
+    h = (h ^ ((h >> 13) & 0x7FFFF)) * _int32(0xC2B2AE35)
+    h = h ^ ((h >> 16) & 0xFFFF)
+    # h read as unsigned, / 2^31 - 1: the sign bit turned over and read as signed
+    return ((h ^ _int32(0x80000000)).to(dtype) * (math.sqrt(3.0) / 2**31)).to(dtype)
+
+
+def _int32(bits: int) -> int:
+    """32 bits read as a signed number."""
+    return bits - 2**32 if bits >= 2**31 else bits

@@ -12,7 +12,7 @@ Departures: with an odd n_fft - hop, `same` puts the extra sample on the right, 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
@@ -73,6 +73,18 @@ def frame(x: Tensor, n_fft: int, hop_length: int, padding: Padding = "center") -
     return padded.unfold(-1, n_fft, hop_length)
 
 
+def block_frames() -> int:
+    """Frames a block: few enough for the cache without gradients, all in one with them (fewer, larger operations)."""
+    return 1 << 30 if torch.is_grad_enabled() else 256
+
+
+def frame_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cut tensors [B, L, ...] along L into blocks of `block_frames` frames."""
+    size = block_frames()
+    for at in range(0, tensors[0].shape[1], size):
+        yield tuple(t[:, at : at + size] for t in tensors)
+
+
 def stft(x: Tensor, n_fft: int, hop_length: int, win_length: int | None = None, padding: Padding = "center") -> Tensor:
     """Complex spectrum [..., T] -> [..., n_fft//2+1, L] with a periodic Hann window, no normalisation.
 
@@ -85,8 +97,9 @@ def stft(x: Tensor, n_fft: int, hop_length: int, win_length: int | None = None, 
 
 
 @functools.lru_cache(maxsize=256)
-def _inverse_envelope(n_fft: int, hop_length: int, win_length: int | None, n_frames: int, crop: tuple[int, int],
-                      dtype: torch.dtype, device: str) -> Tensor:
+def inverse_envelope(n_fft: int, hop_length: int, win_length: int | None, n_frames: int, crop: tuple[int, int],
+                     dtype: torch.dtype, device: str) -> Tensor:
+    """1 / sum of the squared windows over the samples that are left when `crop` samples are cut from either end."""
     with torch.inference_mode(False):
         square = hann_window(n_fft, win_length, dtype=torch.float64, device="cpu").square()
         total = add_frames(square[None, :].expand(n_frames, -1), hop_length)
@@ -94,19 +107,40 @@ def _inverse_envelope(n_fft: int, hop_length: int, win_length: int | None, n_fra
         return total.clamp_min(1e-11).reciprocal().to(dtype).to(device)
 
 
-def add_frames(frames: Tensor, hop_length: int) -> Tensor:
-    """[..., L, n_fft] -> [..., (L-1)*hop + n_fft]"""
+def add_frames(frames: Tensor, hop_length: int, window: Tensor | None = None) -> Tensor:
+    """[..., L, n_fft] -> [..., (L-1)*hop + n_fft], every frame multiplied by the window [n_fft] where there is one."""
     n_frames, n_fft = frames.shape[-2:]
     lead, size = frames.shape[:-2], (n_frames - 1) * hop_length + n_fft
     if n_fft % hop_length == 0:  # whole hops: add shifted blocks, several times faster than fold
-        ratio = n_fft // hop_length
-        blocks = frames.reshape(*lead, n_frames, ratio, hop_length)
-        out = frames.new_zeros(*lead, n_frames + ratio - 1, hop_length)
-        for r in range(ratio):
-            out[..., r : r + n_frames, :] += blocks[..., r, :]
-        return out.reshape(*lead, size)
+        return add_frames_(frames.new_zeros(*lead, size), frames, hop_length, window)
+    frames = frames if window is None else frames * window
     folded = F.fold(frames.reshape(-1, n_frames, n_fft).transpose(1, 2), (1, size), (1, n_fft), stride=(1, hop_length))
     return folded.reshape(*lead, size)
+
+
+def add_frames_(out: Tensor, frames: Tensor, hop_length: int, window: Tensor | None = None) -> Tensor:
+    """`add_frames` onto what `out` [..., (L-1)*hop + n_fft] holds; n_fft is a multiple of the hop."""
+    n_frames, n_fft = frames.shape[-2:]
+    ratio = n_fft // hop_length
+    blocks = torch.unflatten(frames, -1, (ratio, hop_length))
+    hops = torch.unflatten(out, -1, (n_frames + ratio - 1, hop_length))
+    for r in range(ratio):
+        part = hops[..., r : r + n_frames, :]
+        if window is None:
+            part += blocks[..., r, :]
+        else:  # weighted and added in one pass
+            part.addcmul_(blocks[..., r, :], window[r * hop_length : (r + 1) * hop_length])
+    return out
+
+
+def reflect_edges_(x: Tensor, left: int, right: int) -> Tensor:
+    """`reflect_pad` in place: fill the first `left` and the last `right` samples of x [..., left+T+right] from the T between them."""
+    length = x.shape[-1] - left - right
+    if max(left, right) >= length:
+        return x.copy_(reflect_pad(x[..., left : left + length].clone(), left, right))
+    x[..., :left] = x[..., left + 1 : 2 * left + 1].flip(-1)
+    x[..., left + length :] = x[..., left + length - 1 - right : left + length - 1].flip(-1)
+    return x
 
 
 def istft(spectrum: Tensor, n_fft: int, hop_length: int, win_length: int | None = None, padding: Padding = "center") -> Tensor:
@@ -125,7 +159,7 @@ def overlap_add(blocks: Iterable[Tensor], n_fft: int, hop_length: int, win_lengt
     total: Tensor | None = None
     for block in blocks:
         window = hann_window(n_fft, win_length, dtype=block.real.dtype, device=block.device)
-        pieces.append(add_frames(torch.fft.irfft(block, n=n_fft, dim=-1) * window, hop_length))
+        pieces.append(add_frames(torch.fft.irfft(block, n=n_fft, dim=-1), hop_length, window))
         n_frames += block.shape[-2]
     if len(pieces) == 1:
         total = pieces[0]
@@ -140,4 +174,4 @@ def overlap_add(blocks: Iterable[Tensor], n_fft: int, hop_length: int, win_lengt
     if padding == "center":
         total = total[..., : (n_frames - 1) * hop_length]
         crop = (crop[0], (n_frames - 1) * hop_length + n_fft - crop[0] - total.shape[-1])
-    return total * _inverse_envelope(n_fft, hop_length, win_length, n_frames, crop, total.dtype, str(total.device))
+    return total * inverse_envelope(n_fft, hop_length, win_length, n_frames, crop, total.dtype, str(total.device))

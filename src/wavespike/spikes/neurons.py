@@ -27,7 +27,7 @@ from wavespike.config import Config
 from wavespike.errors import ConfigError, UsageError
 from wavespike.spikes.surrogate import SurrogateConfig, spike
 
-BLOCK = 1 << 18
+BLOCK = 1 << 19
 """Neurons a block of the fused scan: few enough for the cache, many enough for the threads to pay."""
 
 
@@ -143,24 +143,27 @@ class _FusedScan(torch.autograd.Function):
         leak = 1.0 if decay is None else 1.0 - k  # dh / dv
         gain = k if decay is not None and config.decay_input else 1.0  # dh / dx
         unit = _slope_unit(config)
+        rows = x.new_empty(3, min(BLOCK, count))  # used again and again: fresh memory costs more than the arithmetic
         for a in range(0, count, BLOCK):
             part = slice(a, a + BLOCK)
-            # potentials are computed again: cheaper in the cache than kept in memory
-            charged, drives, v_t = [], [], None if start is None else start[part]
-            for t in range(steps):
-                drive, h = _charge_again(inputs[t][part], v_t, k, config)
-                charged.append(h)
-                drives.append(drive)
-                if t + 1 < steps:
-                    v_t = _after_reset(h, spikes[t, part], config, None)
+            work = rows[:, : count - a]
+            # potentials are computed again, cheaper in the cache than kept in memory; h of a step lies where its gradient will
+            first = None if start is None else start[part]
+            charged = [_charge_again(inputs[0][part], first, k, config, grad_x[0, part])]
+            for t in range(1, steps):
+                v_t = _after_reset(charged[-1], spikes[t - 1, part], config, work[0])
+                charged.append(_charge_again(inputs[t][part], v_t, k, config, grad_x[t, part]))
             # g_v = scale * carried, and carried = g_h / unit: the constant factor of the surrogate stays outside
             carried, scale = None if grad_after is None else grad_after[part], 1.0
             for t in reversed(range(steps)):
                 row = grad_spikes[t]
-                g = _through_step(None if row is None else row[part], carried, scale, charged[t], spikes[t, part], config)
-                drive = drives[t]
-                if grad_k is not None and drive is not None:
-                    grad_k += unit * torch.dot(g, drive)
+                g = _through_step(None if row is None else row[part], carried, scale, charged[t], spikes[t, part], config, work)
+                if grad_k is not None and config.decay_input and config.rest == 0.0 and leak > 0.1:
+                    grad_k += unit / leak * (torch.dot(g, inputs[t][part]) - torch.dot(g, charged[t]))  # x - v = (x - h) / leak
+                elif grad_k is not None:
+                    v_t = _after_reset(charged[t - 1], spikes[t - 1, part], config, work[0]) if t else first
+                    if (drive := _drive(inputs[t][part], v_t, config, work[0])) is not None:
+                        grad_k += unit * torch.dot(g, drive)
                 torch.mul(g, gain * unit, out=grad_x[t, part])
                 carried, scale = g, leak * unit
             if grad_v is not None:
@@ -193,46 +196,63 @@ def _charge(x: Tensor, v: Tensor | None, k: float, config: NeuronConfig, out: Te
         out.add_(v).add_(x)
 
 
-def _after_reset(h: Tensor, s: Tensor, config: NeuronConfig, out: Tensor | None) -> Tensor:
-    """The potential after spikes s, into `out` or anew."""
+def _after_reset(h: Tensor, s: Tensor, config: NeuronConfig, out: Tensor) -> Tensor:
+    """The potential after spikes s, into `out`."""
     if config.reset == "soft":
         return torch.add(h, s, alpha=-config.threshold, out=out)
     v = torch.addcmul(h, h, s, value=-1, out=out)
     return v if config.rest == 0.0 else v.add_(s, alpha=config.rest)
 
 
-def _charge_again(x: Tensor, v: Tensor | None, k: float, config: NeuronConfig) -> tuple[Tensor | None, Tensor]:
-    """dh/dk (None: zero) and h of one step, for the backward: h may differ from the forward's by rounding."""
+def _charge_again(x: Tensor, v: Tensor | None, k: float, config: NeuronConfig, out: Tensor) -> Tensor:
+    """h of one step for the backward, into `out` or as it lies there; it may differ from the forward's by rounding."""
     rest = config.rest
     if config.kind == "if":
-        return None, x if v is None and rest == 0.0 else x + (rest if v is None else v)
+        return x if v is None and rest == 0.0 else torch.add(x, rest if v is None else v, out=out)
     if v is None:  # at rest: v - r = 0
-        h = x * k if config.decay_input else x
-        return x if config.decay_input else None, h if rest == 0.0 else h + rest
-    away = v if rest == 0.0 else v - rest
+        if rest == 0.0:
+            return torch.mul(x, k, out=out) if config.decay_input else x
+        return torch.add(torch.full_like(x, rest), x, alpha=k if config.decay_input else 1.0, out=out)
     if config.decay_input:
-        drive = x - away
-        return drive, torch.add(v, drive, alpha=k)
-    return away.neg(), torch.add(v, away, alpha=-k).add_(x)
+        if rest == 0.0:
+            return torch.lerp(v, x, k, out=out)
+        return torch.lerp(v, x + rest, k, out=out)
+    torch.mul(v, 1.0 - k, out=out)
+    return (out if rest == 0.0 else out.add_(k * rest)).add_(x)
 
 
-def _through_step(grad_s: Tensor | None, carried: Tensor | None, scale: float, h: Tensor, s: Tensor, config: NeuronConfig) -> Tensor:
-    """g_h / unit of one step from g_s (None: 0) and g_v = scale * carried (None: 0)."""
+def _drive(x: Tensor, v: Tensor | None, config: NeuronConfig, out: Tensor) -> Tensor | None:
+    """dh / dk of one step (None: zero), into `out` or as it lies there."""
+    rest = config.rest
+    if config.kind == "if":
+        return None
+    if v is None:
+        return x if config.decay_input else None
+    if config.decay_input:
+        torch.sub(x, v, out=out)
+    else:
+        torch.neg(v, out=out)
+    return out if rest == 0.0 else out.add_(rest)
+
+
+def _through_step(grad_s: Tensor | None, carried: Tensor | None, scale: float, h: Tensor, s: Tensor, config: NeuronConfig, work: Tensor) -> Tensor:
+    """g_h / unit of one step from g_s (None: 0) and g_v = scale * carried (None: 0), into the last row of `work`, where `carried` may lie already."""
+    one, two, out = work
     if grad_s is None:
         grad_s = torch.zeros_like(h)
     if carried is None:
-        return _times_slope(grad_s, h, config)
+        return _times_slope(grad_s, h, config, two, out)
     hard = config.reset == "hard"
-    if config.detach_reset:
-        inner = grad_s
-    elif hard:
-        inner = torch.addcmul(grad_s, carried, h, value=-scale)
-        if config.rest != 0.0:
-            inner.add_(carried, alpha=scale * config.rest)
-    else:
-        inner = torch.add(grad_s, carried, alpha=-scale * config.threshold)
-    kept = torch.addcmul(carried, carried, s, value=-1) if hard else carried
-    return _times_slope(inner, h, config).add_(kept, alpha=scale / _slope_unit(config))
+    inner = grad_s
+    if not config.detach_reset:
+        if hard:
+            inner = torch.addcmul(grad_s, carried, h, value=-scale, out=one)
+            if config.rest != 0.0:
+                inner.add_(carried, alpha=scale * config.rest)
+        else:
+            inner = torch.add(grad_s, carried, alpha=-scale * config.threshold, out=one)
+    kept = torch.addcmul(carried, carried, s, value=-1, out=out) if hard else carried
+    return torch.add(_times_slope(inner, h, config, two, one), kept, alpha=scale / _slope_unit(config), out=out)
 
 
 def _slope_unit(config: NeuronConfig) -> float:
@@ -240,15 +260,15 @@ def _slope_unit(config: NeuronConfig) -> float:
     return config.surrogate.steepness if config.surrogate.name == "sigmoid" else 1.0
 
 
-def _times_slope(g: Tensor, h: Tensor, config: NeuronConfig) -> Tensor:
-    """g times the surrogate derivative at h, over `_slope_unit`; a new tensor."""
+def _times_slope(g: Tensor, h: Tensor, config: NeuronConfig, work: Tensor, out: Tensor) -> Tensor:
+    """g times the surrogate derivative at h, over `_slope_unit`, into `out`; `work` is written over."""
     surrogate = config.surrogate
     if surrogate.name == "sigmoid":  # one kernel for g y (1 - y)
         alpha = surrogate.steepness
-        y = torch.add(h.new_tensor(-alpha * config.threshold), h, alpha=alpha).sigmoid_()
-        out: Tensor = torch.ops.aten.sigmoid_backward(g, y)
+        torch.add(h.new_tensor(-alpha * config.threshold), h, alpha=alpha, out=work).sigmoid_()
+        torch.ops.aten.sigmoid_backward.grad_input(g, work, grad_input=out)
         return out
-    return surrogate.derivative(h - config.threshold).mul_(g)
+    return torch.mul(surrogate.derivative(torch.sub(h, config.threshold, out=work)), g, out=out)
 
 
 def neuron_scan(x: Tensor, v: Tensor | None, decay: Tensor | float | None, config: NeuronConfig) -> tuple[Tensor, Tensor]:

@@ -90,14 +90,14 @@ def train(config: TrainConfig, chosen: str | Path | None = None) -> Path:
     return start(config, new_folder(config.name, chosen))
 
 
-def start(config: TrainConfig, folder: Path, *, model: Model[Any] | None = None, report: Report = to_stderr) -> Path:
-    """Train from step 0 in a folder of `new_folder`. `model` replaces the one that would be built from the configuration."""
+def start(config: TrainConfig, folder: Path, *, model: Model[Any] | None = None, data: Callable[..., Data] | None = None, report: Report = to_stderr) -> Path:
+    """Train from step 0 in a folder of `new_folder`. `model` replaces the one that would be built from the configuration, `data` the class of its data."""
     if is_first():
         replace_text(folder / CONFIG, yaml.safe_dump(plain(config), sort_keys=False))
         replace_text(folder / FACTS, json.dumps(facts(config), indent=2) + "\n")
     keeper = RunKeeper(folder, config, report)
     try:
-        _fit(config, keeper, None, model, report)
+        _fit(config, keeper, None, model, report, data)
     except BaseException:
         if not keeper.started and is_first():
             _unmake(folder)
@@ -206,7 +206,8 @@ def build_model(config: TrainConfig, fresh: bool = True) -> Model[Any]:
     return model
 
 
-def _fit(config: TrainConfig, keeper: RunKeeper, checkpoint: Path | None, model: Model[Any] | None, report: Report) -> None:
+def _fit(config: TrainConfig, keeper: RunKeeper, checkpoint: Path | None, model: Model[Any] | None, report: Report,
+         data_type: Callable[..., Data] | None = None) -> None:
     t, folder = config.trainer, keeper.folder
     _quiet()
     if t.threads is not None:
@@ -216,7 +217,7 @@ def _fit(config: TrainConfig, keeper: RunKeeper, checkpoint: Path | None, model:
     model = build_model(config, checkpoint is None) if model is None else model
     torch.manual_seed(t.seed)
     task: Task = task_class(config.task.type_name)(model, config)
-    data: Data = data_class(config.data.type_name)(config, model, folder, report)
+    data: Data = (data_type or data_class(config.data.type_name))(config, model, folder, report)
     on_cpu = t.accelerator == "cpu" or not torch.cuda.is_available()
     many = t.devices * t.num_nodes > 1
     strategy: Any = AveragingStrategy(process_group_backend="gloo" if on_cpu else None) if many else "auto"

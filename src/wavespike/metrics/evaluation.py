@@ -1,0 +1,308 @@
+"""Any number of systems over any number of files: scores, speed, memory, energy, bitrate. `evaluate` is the one function behind `wavespike eval`.
+
+Every file is read, given to every system, and scored by the panel at the file's own rate, so that all are measured against the same reference. Results are
+cached by content (audio, system, seed, code, versions); what fails is named and counted, and the rest is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wavespike.errors import AudioError, WavespikeError
+from wavespike.metrics import utmos
+from wavespike.metrics.cache import Cache, content_key, file_hash
+from wavespike.metrics.footprint import peak_memory_mb
+from wavespike.metrics.machine import machine, versions
+from wavespike.metrics.panel import DEFAULT, METRICS, Pair, Panel, Report, Row
+from wavespike.metrics.systems import Made, System, code_version
+from wavespike.signal.files import read
+from wavespike.signal.resample import Samples
+
+PROBE_S = 5.0
+"""Speed and memory are measured on so much of the first file, energy is counted on `ENERGY_S` of it."""
+ENERGY_S = 2.0
+PATIENCE_S = 4.0
+"""A call that takes longer is timed once."""
+KEPT_SAMPLES = 50_000_000
+"""What the systems made stays in memory up to this many samples, for the report; beyond that it is made again."""
+RETRIED = (WavespikeError, RuntimeError, ValueError, ArithmeticError, LookupError, OSError)
+"""Errors of a system that concern one file."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to judge. `metrics` None takes the default panel, less waveform scores for vocoders; `costs` adds peak memory and counted energy."""
+
+    metrics: Sequence[str] | None = None
+    seed: int = 0
+    peak: float | None = None
+    processes: int = 1
+    cache: Path | None = None
+    costs: bool = False
+    condition: Mapping[str, list[int]] = dataclasses.field(default_factory=dict)
+    """What processes that measure memory are told besides the name."""
+
+
+@dataclasses.dataclass
+class Result:
+    """One system: scores in the order of the files, sizes of its bit streams, what was done to its files, and what it costs."""
+
+    system: System
+    report: Report
+    bytes: dict[str, int] = dataclasses.field(default_factory=dict)
+    notes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    speed: dict[str, float] = dataclasses.field(default_factory=dict)
+    peak_memory_mb: float | None = None
+    energy: dict[str, Any] | None = None
+    problems: list[str] = dataclasses.field(default_factory=list)
+    """Costs that could not be measured, in words."""
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """Everything that was found, and the audio behind it."""
+
+    data: str
+    settings: Settings
+    seconds: dict[str, float]
+    """Usable files and how long they are, in order."""
+    unreadable: dict[str, str]
+    original: Report
+    results: dict[str, Result]
+    threads: int
+    _kept: dict[tuple[str, str], Made]
+
+    def read(self, name: str) -> tuple[Samples, int]:
+        """The original as it was judged."""
+        return read_mono(Path(name), self.settings.peak)
+
+    def made(self, system: str, name: str) -> Made:
+        """What a system made of a file, from memory or made again. Raises WavespikeError where it failed."""
+        if (system, name) in self._kept:
+            return self._kept[system, name]
+        audio, rate_hz = self.read(name)
+        return _make(self.results[system].system, audio, rate_hz, Path(name), self.settings.seed)
+
+    def bitrate_bps(self, system: str) -> float | None:
+        """Bits of the real streams over the seconds of their files; None where there is no stream."""
+        sizes = self.results[system].bytes
+        return 8 * sum(sizes.values()) / sum(self.seconds[name] for name in sizes) if sizes else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        seed = self.settings.seed
+        models = {}
+        for name, result in self.results.items():
+            speed = result.speed
+            rtf = speed.get("all_threads", speed.get("1_thread"))
+            models[name] = {
+                **result.system.facts(), "real_time_factor": rtf, "times_real_time": None if rtf is None else 1 / rtf,
+                "real_time_factor_1_thread": speed.get("1_thread"), "seconds": sum(self.seconds.values()), "bitrate_bps": self.bitrate_bps(name),
+                "peak_memory_mb": result.peak_memory_mb, "energy": result.energy, "notes": result.notes, "problems": result.problems,
+                "metrics": result.report.as_dict(seed),
+            }
+        return {"data": self.data, "files": len(self.seconds), "unreadable": self.unreadable, "threads": self.threads, "peak": self.settings.peak, "seed": seed,
+                "original": {"metrics": self.original.as_dict(seed)}, "models": models, "machine": machine(), "versions": versions()}
+
+
+def read_mono(path: Path, peak: float | None = None) -> tuple[Samples, int]:
+    """A file as mono samples [T], the mean of its channels, scaled to `peak` where one is given, and its rate. Raises AudioError."""
+    samples, rate_hz = read(path)
+    mono = samples.mean(0)
+    loudest = float(np.abs(mono).max())
+    return (mono * np.float32(peak / loudest) if peak is not None and loudest > 0 else mono), rate_hz
+
+
+def evaluate(systems: Mapping[str, System], files: Sequence[Path], settings: Settings | None = None, *, data: str = "",
+             advance: Callable[[], None] = lambda: None) -> Evaluation:
+    """Judge `systems` (name -> system) on `files`; `advance` is called once for each file of the originals and of each system.
+
+    Raises AudioError when no file can be used.
+    """
+    chosen = Settings() if settings is None else settings
+    panel = Panel(chosen.metrics or DEFAULT, chosen.processes, chosen.seed)
+    cache = Cache(chosen.cache)
+    work = _Work(chosen, panel, cache, files, advance)
+    original = work.originals()
+    if not work.seconds:
+        raise AudioError(f"{data}: expected at least one usable file, got none; the first: {next(iter(work.unreadable.values()))}")
+    results = {name: Result(system, Report([], {})) for name, system in systems.items()}
+    for name, result in results.items():  # before scoring processes keep the machine busy
+        work.costs(name, result)
+    for name, result in results.items():
+        work.score(name, result)
+    return Evaluation(data, chosen, work.seconds, work.unreadable, original, results, torch.get_num_threads(), work.kept)
+
+
+class _Work:
+    """One evaluation while it runs."""
+
+    def __init__(self, settings: Settings, panel: Panel, cache: Cache, files: Sequence[Path], advance: Callable[[], None]):
+        self.settings, self.panel, self.cache, self.files, self.advance = settings, panel, cache, files, advance
+        self.seconds: dict[str, float] = {}
+        self.unreadable: dict[str, str] = {}
+        self.hashes: dict[str, str] = {}
+        self.kept: dict[tuple[str, str], Made] = {}
+        self._kept_samples = 0
+        self._conditions = content_key(settings.seed, settings.peak, code_version(), _judges())
+
+    def originals(self) -> Report:
+        """The originals themselves, in the metrics that need no reference."""
+        wanted = [m for m in self.panel.metrics if not METRICS[m].intrusive]
+
+        def items() -> Iterator[tuple[str, Any, str]]:
+            for path in dict.fromkeys(self.files):
+                name = str(path)
+                self.hashes[name] = file_hash(path)
+                try:
+                    audio, rate_hz = read_mono(path, self.settings.peak)
+                except AudioError as error:
+                    self.unreadable[name] = str(error)
+                    self.advance()
+                    continue
+                self.seconds[name] = audio.size / rate_hz
+                yield name, (None, audio, rate_hz), content_key("original", self.hashes[name], self._conditions)
+
+        return Report(list(self._scored(items(), wanted)), {m: hint for m, hint in self.panel.missing.items()})
+
+    def score(self, name: str, result: Result) -> None:
+        """Fill in the scores of one system."""
+        system = result.system
+        wanted = list(self.panel.metrics)
+        if self.settings.metrics is None and not system.waveform:
+            wanted = [m for m in wanted if not METRICS[m].waveform]
+        rows: dict[str, Row] = {}
+        remade: dict[str, Made] = {}
+
+        def items() -> Iterator[tuple[str, Any, str]]:
+            for file in self.seconds:
+                key = content_key(system.identity(Path(file)), self.hashes[file], self._conditions)
+                known = self.cache.get(key)
+                if known is not None and self._lacking(known, wanted) == []:
+                    yield file, None, key
+                    continue
+                try:
+                    audio, rate_hz = read_mono(Path(file), self.settings.peak)
+                    made = _make(system, audio, rate_hz, Path(file), self.settings.seed)
+                except RETRIED as error:
+                    reason = str(error) if isinstance(error, WavespikeError) else f"{type(error).__name__}: {error}"
+                    rows[file] = Row(file, {}, {m: reason for m in wanted if m not in self.panel.missing})
+                    self.advance()
+                    continue
+                remade[file] = made
+                self._keep(name, file, made)
+                # judged at the file's own rate, so that every system is measured against the same reference
+                yield file, (audio, made.at(rate_hz), rate_hz), key
+
+        for row in self._scored(items(), wanted, remade):
+            rows[row.name] = row
+            entry = self.cache.get(content_key(system.identity(Path(row.name)), self.hashes[row.name], self._conditions)) or {}
+            if entry.get("bytes") is not None:
+                result.bytes[row.name] = entry["bytes"]
+            if entry.get("notes"):
+                result.notes[row.name] = entry["notes"]
+        result.report = Report([rows[file] for file in self.seconds], {m: h for m, h in self.panel.missing.items() if m in wanted})
+
+    def _lacking(self, entry: dict[str, Any], wanted: Sequence[str]) -> list[str]:
+        return [m for m in wanted if m not in self.panel.missing and m not in entry["scores"] and m not in entry["failures"]]
+
+    def _scored(self, items: Iterator[tuple[str, Any, str]], wanted: Sequence[str], remade: Mapping[str, Made] | None = None) -> Iterator[Row]:
+        """Rows in the order of the items (name, (reference, estimate, rate) or None when all is known, key), cached as they come."""
+        queue: list[tuple[str, str, bool]] = []
+
+        def unknown() -> Iterator[tuple[Pair, Sequence[str]]]:
+            for name, signals, key in items:
+                entry = self.cache.get(key)
+                lacking = self._lacking(entry, wanted) if entry is not None else [m for m in wanted if m not in self.panel.missing]
+                queue.append((name, key, bool(lacking) and signals is not None))
+                if queue[-1][2]:
+                    yield Pair(name, signals[0], signals[1], signals[2]), lacking
+
+        def known() -> Iterator[Row]:
+            while queue and not queue[0][2]:
+                name, key, _ = queue.pop(0)
+                entry = self.cache.get(key) or {"scores": {}, "failures": {}}
+                self.advance()
+                yield _row(name, entry, wanted)
+
+        for row in self.panel.rows(unknown()):
+            yield from known()
+            name, key, _ = queue.pop(0)
+            assert name == row.name
+            entry = self.cache.get(key) or {"scores": {}, "failures": {}}
+            entry = {"scores": {**entry["scores"], **row.scores}, "failures": {**entry["failures"], **row.failures}, "tracks": row.tracks or entry.get("tracks", {})}
+            if remade is not None and name in remade:
+                entry |= {"bytes": remade[name].bytes, "notes": list(remade[name].notes)}
+            self.cache.put(key, entry)
+            self.advance()
+            yield _row(name, entry, wanted)
+        yield from known()
+
+    def _keep(self, name: str, file: str, made: Made) -> None:
+        if self._kept_samples + made.audio.size <= KEPT_SAMPLES:
+            self._kept_samples += made.audio.size
+            self.kept[name, file] = made
+
+    def costs(self, name: str, result: Result) -> None:
+        """Speed on one thread and on all, and, where asked for, peak memory and counted energy, of the first usable file."""
+        system = result.system
+        if not system.computes:
+            return
+        file = next(iter(self.seconds))
+        audio, rate_hz = read_mono(Path(file), self.settings.peak)
+        probe = audio[: round(PROBE_S * rate_hz)]
+        threads = torch.get_num_threads()
+        key = content_key("costs", system.identity(), self.hashes[file], self._conditions, threads, machine(), PROBE_S, ENERGY_S)
+        entry = self.cache.get(key) or {}
+        try:
+            if "speed" not in entry:
+                entry["speed"] = {"1_thread": self._rtf(system, probe, rate_hz, file, 1), "all_threads": self._rtf(system, probe, rate_hz, file, threads)}
+            if self.settings.costs and system.in_process and "peak_memory_mb" not in entry:
+                entry["peak_memory_mb"] = peak_memory_mb(name, Path(file), PROBE_S, dict(self.settings.condition))
+            if self.settings.costs and "energy" not in entry:
+                entry["energy"] = system.energy(audio[: round(ENERGY_S * rate_hz)], rate_hz)
+        except RETRIED as error:
+            result.problems.append(f"{type(error).__name__}: {error}" if not isinstance(error, WavespikeError) else str(error))
+        finally:
+            torch.set_num_threads(threads)
+        if entry:
+            self.cache.put(key, entry)
+        result.speed, result.peak_memory_mb, result.energy = entry.get("speed", {}), entry.get("peak_memory_mb"), entry.get("energy")
+
+    def _rtf(self, system: System, audio: Samples, rate_hz: int, file: str, threads: int) -> float:
+        """Seconds of computing a second of audio: the median of three calls after a first one, or that one where it is slow."""
+        torch.set_num_threads(threads)
+        times: list[float] = []
+        while len(times) < 4 and not (times and times[0] > PATIENCE_S):
+            start = time.perf_counter()
+            _make(system, audio, rate_hz, Path(file), self.settings.seed)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[1:] or times) * rate_hz / audio.size
+
+
+def _judges() -> str:
+    """Changes when a score could: this room's code and the versions of the packages behind it."""
+    here = Path(__file__).parent
+    sources = "".join(file_hash(here / f"{name}.py") for name in ("common", "pitch", "quality", "utmos", "alignment", "peers"))
+    return f"{sources} {sorted(versions().items())} {os.environ.get(utmos.VARIABLE, '')}"
+
+
+def _row(name: str, entry: dict[str, Any], wanted: Sequence[str]) -> Row:
+    """What was asked for, in the panel's order."""
+    return Row(name, {m: entry["scores"][m] for m in wanted if m in entry["scores"]},
+               {m: entry["failures"][m] for m in wanted if m in entry["failures"]}, entry.get("tracks", {}))
+
+
+def _make(system: System, audio: Samples, rate_hz: int, path: Path, seed: int) -> Made:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return system.make(audio, rate_hz, path)

@@ -1,0 +1,69 @@
+"""Inference by events: after every neuron only the indices of those that fired go on, and the next product adds their weight rows.
+
+    from wavespike.runtime import events
+    fast = events.accelerate(model)                      # a model like any other; parameters are shared with the first
+    fast = events.accelerate(model, precision="int8")    # 8-bit weight rows, one scale an output
+    audio = fast.decode(features)
+
+Needs Numba (`pip install 'wavespike[events]'`). The first call compiles, a few seconds once a machine; the code is kept in Numba's cache.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import nn
+
+from wavespike.errors import UsageError
+from wavespike.nn.recording import spiking_layers
+
+if TYPE_CHECKING:
+    from wavespike.runtime.events.backbone import Precision
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def available() -> bool:
+    """Whether Numba is installed."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def suits(model: nn.Module) -> bool:
+    """Whether a model has spiking layers for the engine to work on."""
+    return bool(spiking_layers(model))
+
+
+def accelerate(model: ModuleT, precision: Precision = "float32", **options: Any) -> ModuleT:
+    """The same model with its spiking parts by events, for inference on the CPU (in evaluation mode). Parameters are shared, the given model stays as it is.
+
+    Raises UsageError for a model without spiking layers, MissingDependencyError without Numba.
+    """
+    if not suits(model):
+        raise UsageError(f"expected a model with spiking layers for the engine 'events', got {type(model).__name__}, which has none; use engine 'auto' or 'dense'")
+    from wavespike.models.sparch import SpArch
+    from wavespike.nn.recurrent import RecurrentLayer, SpikingReadout
+    from wavespike.nn.spiking import SpikingConvNeXtBackbone
+    from wavespike.runtime.events.backbone import EventBackbone, fits
+    from wavespike.runtime.events.recurrent import EventLayer, EventReadout, EventSpArch
+
+    def replaced(module: nn.Module) -> nn.Module:
+        if isinstance(module, SpikingConvNeXtBackbone) and fits(module):
+            return EventBackbone.of(module, precision, **options)
+        if isinstance(module, RecurrentLayer) and module.spiking:
+            return EventLayer.of(module)
+        if isinstance(module, SpikingReadout):
+            return EventReadout.of(module)
+        children = {name: replaced(child) for name, child in module.named_children()}
+        if all(child is module._modules[name] for name, child in children.items()):
+            return module
+        new = copy.copy(module)
+        new._modules = {**module._modules, **children}
+        if type(new) is SpArch:
+            new.__class__ = EventSpArch
+        return new
+
+    out = replaced(model)
+    assert isinstance(out, type(model))
+    return out
