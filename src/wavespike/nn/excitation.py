@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from wavespike.config import Config
 from wavespike.errors import ConfigError
 from wavespike.nn.pitch import PitchEstimator
-from wavespike.signal.griffin_lim import frame_blocks, griffin_lim, scaled
+from wavespike.signal.griffin_lim import griffin_lim, scaled
 from wavespike.signal.mel import MelConfig, magnitude_from_mel
 from wavespike.signal.source import counter_noise, harmonic_source, integrate_pitch
-from wavespike.signal.stft import frame, hann_window
+from wavespike.signal.stft import frame, frame_blocks, hann_window
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
