@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -77,6 +78,11 @@ def trained(config: TrainConfig, folder: str | Path, kept: Kept) -> SpArch:
     return model
 
 
+def folder_name(system: str) -> str:
+    """A folder of its own for every system: `LIF + delays (DCLS)` -> `lif-delays-dcls`."""
+    return re.sub(r"[^a-z0-9]+", "-", system.lower()).strip("-")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
@@ -95,7 +101,7 @@ def main() -> None:
         began = time.process_time()
         config = train_config(load_recipe(a.recipe, [*a.overrides, *SYSTEMS[name]]))
         if a.runs:
-            model = trained(config, Path(a.runs) / name.split()[0], kept)
+            model = trained(config, Path(a.runs) / folder_name(name), kept)
         else:
             with tempfile.TemporaryDirectory() as place:
                 model = trained(config, Path(place) / "run", kept)

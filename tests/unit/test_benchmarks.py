@@ -153,3 +153,4 @@ def test_systems_that_are_compared_hear_the_same_items_computed_once(monkeypatch
     assert torch.equal(first[7]["features"], second[7]["features"])
     assert float(second[7]["features"][0, 0]) == -12.0
     assert asked == [7]
+    assert len({compare_recognisers.folder_name(name) for name in compare_recognisers.SYSTEMS}) == len(compare_recognisers.SYSTEMS)
