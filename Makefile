@@ -33,7 +33,10 @@ lint: .venv/.test
 bench: .venv/.test
 	-$(PIP) --no-deps vocos
 	$(BIN)/python benchmarks/bench_vocoders.py
+	$(BIN)/python benchmarks/bench_neurons.py --page
+	$(BIN)/python benchmarks/bench_sparch.py --page
 	$(BIN)/python benchmarks/bench_codecs.py
+	-$(BIN)/python benchmarks/bench_events.py
 
 report: .venv/.test
 	$(BIN)/python benchmarks/make_report.py --out report $(if $(DATA),--data $(DATA)) $(if $(ABOUT),--about "$(ABOUT)") $(if $(MODELS),--model $(MODELS))

@@ -27,7 +27,10 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 def available() -> bool:
     """Whether Numba is installed."""
-    return importlib.util.find_spec("numba") is not None
+    try:
+        return importlib.util.find_spec("numba") is not None
+    except ValueError:  # a module that was put in its place
+        return False
 
 
 def suits(model: nn.Module) -> bool:
