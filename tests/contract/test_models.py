@@ -15,7 +15,7 @@ from torch import Tensor
 
 import wavespike
 from wavespike.config import to_dict
-from wavespike.errors import UsageError
+from wavespike.errors import UsageError, WavespikeError
 from wavespike.models.base import Model
 from wavespike.models.registry import MODEL_TYPES, build, model_class
 
@@ -195,3 +195,30 @@ def test_a_preset_streams_like_the_whole(name: str) -> None:
     with torch.no_grad():
         got = torch.cat([*(session.push(chunk) for chunk in torch.split(x, 7, -1)), session.flush()], -1)
         assert same(got, model.decode(x), 1e-6)
+
+
+@pytest.mark.parametrize("config", CASES)
+def test_eval_takes_every_model_that_gives_speech_back_and_counts_its_energy(config: dict[str, Any]) -> None:
+    from wavespike.metrics.systems import ModelSystem
+
+    model = make(config)
+    if model.kind == "classifier":
+        with pytest.raises(UsageError, match="eval judges models that give speech back"):
+            ModelSystem("name", model)
+        return
+    learned = config["type"] == "hifigan" or config.get("features", {}).get("type") == "encodec"  # their features come from another network
+    audio = (0.1 * torch.randn(model.sample_rate // 4, generator=torch.Generator().manual_seed(0))).numpy()
+    system = ModelSystem("name", model)
+    try:
+        made = system.make(audio, model.sample_rate, Path("x.wav"))
+    except WavespikeError:
+        assert learned
+        return
+    assert made.audio.shape[0] >= audio.size - getattr(model, "hop_length", 0)
+    assert made.audio.ndim == 1
+    assert (made.bytes is not None) == (model.kind == "codec")
+    energy = system.energy(audio, model.sample_rate)
+    assert energy is not None
+    assert energy["millijoules_per_second"] > 0
+    assert energy["uncounted"] == {}
+    assert system.identity() == ModelSystem("other name", model).identity()

@@ -126,7 +126,7 @@ _COST: dict[str, dict[str, float]] = {
     **_each("ge gt le lt eq ne abs maximum minimum clamp clamp_min clamp_max relu leaky_relu sign heaviside", comparisons=1),
     **_each("isnan isfinite isinf logical_and logical_or logical_not fmod", comparisons=1),
     **_each("div reciprocal remainder floor_divide", divisions=1),
-    **_each("exp exp2 expm1 log log2 log10 log1p sin cos tan tanh sigmoid erf sqrt rsqrt pow atan atan2 angle softplus", functions=1),
+    **_each("exp exp2 expm1 log log2 log10 log1p sin cos tan tanh sigmoid erf sqrt rsqrt pow acos asin atan atan2 angle softplus", functions=1),
     **_each("gelu silu elu", functions=1, multiplies=1),
     **_each("addcmul", multiplies=1, adds=1),
     **_each("addcdiv", divisions=1, adds=1),
@@ -134,11 +134,14 @@ _COST: dict[str, dict[str, float]] = {
     **_each("_softmax", functions=1, adds=2, divisions=1),
     **_each("_log_softmax", functions=1, adds=3),
     **_each("polar", functions=2, multiplies=2),
+    **_each("searchsorted bucketize", comparisons=10),  # a binary search in about a thousand
 }
 # reductions -> operations an element of the input
 _REDUCE: dict[str, dict[str, float]] = {
     **_each("sum mean cumsum", adds=1),
     **_each("prod cumprod", multiplies=1),
+    **_each("_weight_norm_interface", multiplies=2, adds=1),
+    **_each("nonzero", comparisons=1),
     **_each("amax amin max min cummax cummin argmax argmin topk sort any all", comparisons=1),
     **_each("var var_mean std linalg_vector_norm norm", multiplies=1, adds=2),
     **_each("native_layer_norm", multiplies=3, adds=4),
@@ -295,7 +298,7 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @staticmethod
     def _elementwise(name: str, args: Any, tensors: list[Tensor], result: Tensor) -> Operations:
         n = _numbers(result)
-        if name == "pow" and len(args) > 1 and args[1] in (2, 2.0):
+        if name == "pow" and len(args) > 1 and not isinstance(args[1], Tensor) and args[1] == 2:
             name = "mul"
         if any(t.is_complex() for t in tensors):
             both = len(tensors) == 2 and all(t.is_complex() for t in tensors)
