@@ -32,6 +32,7 @@ lint: .venv/.test
 bench: .venv/.test
 	-$(PIP) --no-deps vocos
 	$(BIN)/python benchmarks/bench_vocoders.py
+	$(BIN)/python benchmarks/bench_codecs.py
 	-$(BIN)/python benchmarks/bench_events.py
 
 picture: demo

@@ -24,6 +24,9 @@ CONVNEXT = {"type": "convnext", "input_channels": 12, "dim": 8, "intermediate_di
 ISTFT = {"type": "istft", "dim": 8, "n_fft": 64, "hop_length": 16}
 SPIKING = {"type": "spiking-convnext", "input_channels": 12, "dim": 32, "intermediate_dim": 32, "num_layers": 1}
 
+CODER = {"input_channels": 6, "dim": 8, "intermediate_dim": 16, "num_layers": 1, "causal": True}
+FRAMES = {"hop_length": 20, "frame_length": 32, "quantizer": {"dim": 6, "num_codebooks": 3, "codebook_size": 16}}
+
 CONFIGS: dict[str, list[dict[str, Any]]] = {
     "vocos": [
         {"features": MEL, "backbone": CONVNEXT, "head": ISTFT},
@@ -36,6 +39,16 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
          "head": {"type": "istft", "dim": 8, "n_fft": 640, "hop_length": 320, "padding": "same"}},
     ],
     "griffin-lim": [{"features": MEL, "iterations": 3}],
+    "specgrad": [
+        {"features": MEL, "denoiser": {"type": "frames", "backbone": {**CONVNEXT, "input_channels": 8}}, "steps": 2},
+        {"features": MEL, "denoiser": {"type": "frames", "backbone": {**CONVNEXT, "input_channels": 8}}, "steps": 3, "sampler": "dpm2", "consistency_steps": 1,
+         "source": {"type": "excitation", "pitch_dim": 8, "pitch_layers": 1}, "prior": {"type": "energy"}},
+        {"features": MEL, "denoiser": {"type": "frames", "backbone": {**CONVNEXT, "input_channels": 8}}, "steps": 2, "shallow": 0.5,
+         "source": {"type": "excitation", "pitch_dim": 8, "pitch_layers": 1}},
+        {"features": MEL, "denoiser": {"type": "frames", "backbone": {**SPIKING, "input_channels": 8}}, "steps": 2, "sampler": "ddpm", "prediction": "signal"},
+        {"features": {**MEL, "padding": "same"}, "denoiser": {"type": "wavegrad", "n_mels": 12, "mel_channels": 8, "factors": [4, 4], "channels": [8, 8],
+         "down_channels": [8], "first_channels": 4}, "schedule": "linear-1000", "prediction": "noise", "space": "signal", "sampler": "ddpm", "steps": 3},
+    ],
     "spiking-vocos": [
         {"features": MEL, "backbone": SPIKING, "head": {**ISTFT, "dim": 32}},
         {"features": MEL, "backbone": {**SPIKING, "temporal_shift": True, "causal": True, "initial_norm": True, "num_layers": 2}, "head": {**ISTFT, "dim": 32, "mel_prior": True}},
@@ -44,6 +57,11 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     ],
     "hifigan": [{"channels": 24, "in_channels": 8, "upsample_scales": [4, 3]}],
     "audiodec": [{"encoder": {"channels": 2}, "decoder": {"type": "audiodec-decoder", "channels": 2}}],
+    "fourier-codec": [
+        {**FRAMES, "encoder": {**CODER, "input_channels": 34, "embed_kernel_size": 1}, "decoder": {"type": "convnext", **CODER}},
+        {**FRAMES, "transform": "mdct", "frame_length": 40, "encoder": {**CODER, "input_channels": 20}, "decoder": {"type": "convnext", **CODER}},
+        {**FRAMES, "encoder": {**CODER, "input_channels": 34}, "decoder": {**SPIKING, "input_channels": 6, "causal": True, "expansion_init_std": 0.4}},
+    ],
     "sparch": [{"model_type": "RadLIF", "nb_hiddens": 32, "nb_layers": 2, "pdrop": 0.0}, {"model_type": "GRU", "nb_hiddens": 8, "pdrop": 0.0}],
 }
 """Model type -> small configurations (without the type)."""

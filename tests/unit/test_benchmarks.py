@@ -52,3 +52,49 @@ def test_the_published_architecture_has_its_published_size_and_the_input_is_spee
 def test_a_contender_that_cannot_run_says_why(bench: ModuleType) -> None:
     with pytest.raises(bench.Skip, match="not among"):
         bench.preset("no-such-vocoder")
+
+
+@pytest.mark.parametrize("neuron", ["LIF", "adLIF", "RLIF", "RadLIF"])
+def test_the_plain_loop_that_training_is_compared_with_is_the_same_network(neuron: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    import torch
+
+    import bench_sparch
+    from wavespike.models.sparch import SNN
+
+    torch.manual_seed(0)
+    x = (torch.rand(4, 20, 12) < 0.3).double()  # a box-shaped surrogate has edges: in single precision rounding may move a potential over one
+    net = SNN(x.shape, [9, 8], neuron, use_readout_layer=False).double()
+    for layer in net.layers:
+        torch.nn.init.constant_(layer.norm.weight, 12.0)  # enough current for spikes
+    results = []
+    for run in (net, bench_sparch.LoopNetwork(net)):
+        spikes, rates = run(x)
+        grads = torch.autograd.grad(spikes.square().mean() + rates.mean(), list(net.parameters()))
+        results.append((spikes, rates, grads))
+    (a, ra, ga), (b, rb, gb) = results
+    assert torch.equal(a, b)
+    assert float(a.detach().mean()) > 0.02
+    torch.testing.assert_close(ra, rb)
+    for ours, reference in zip(ga, gb, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-12)
+
+
+def test_systems_that_are_compared_hear_the_same_items_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    import torch
+
+    import compare_recognisers
+
+    asked: list[int] = []
+
+    class Items(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+            asked.append(index)
+            return {"features": torch.full((2, 3), -5.0 - index), "target": torch.tensor(index)}
+
+    kept: compare_recognisers.Kept = {}
+    first, second = compare_recognisers.KeptItems(Items(), kept), compare_recognisers.KeptItems(Items(), kept)
+    assert torch.equal(first[7]["features"], second[7]["features"])
+    assert float(second[7]["features"][0, 0]) == -12.0
+    assert asked == [7]

@@ -28,13 +28,50 @@ def add_bandwidth(parser: Any) -> None:
     parser.add_argument("--bandwidth-id", type=int, default=None, help="which bitrate, 0 is the lowest (models with EnCodec features only)")
 
 
-def condition(args: Any) -> dict[str, Any]:
-    """What a model's `features`, `decode` and `stream` are told besides the signal."""
+def add_sampling(parser: Any, seed: bool = True) -> None:
+    parser.add_argument("--steps", type=int, default=None, help="sampling steps (diffusion models only)")
+    parser.add_argument("--sampler", type=str, default=None, help="ddpm, ddim or dpm2 (diffusion models only)")
+    if seed:
+        parser.add_argument("--seed", type=int, default=None, help="seed of the noise; the same seed gives the same audio (diffusion models only)")
+
+
+def sampling(args: Any) -> dict[str, Any]:
+    """Those of the options of `add_sampling` that were given."""
+    return {name: value for name in ("steps", "sampler", "seed") if (value := getattr(args, name, None)) is not None}
+
+
+def samples(model: Any) -> bool:
+    """Whether a model is a diffusion model: one that samples in steps."""
+    return hasattr(model, "plan")
+
+
+def condition(args: Any, model: Any) -> dict[str, Any]:
+    """What a model's `features`, `decode` and `stream` are told besides the signal. Raises UsageError for sampling options where nothing is sampled."""
+    from wavespike.errors import UsageError
+
+    out = sampling(args)
+    if out and not samples(model):
+        raise UsageError(f"--{next(iter(out))}: expected a diffusion model for sampling options, got a {model.config.type_name}; leave it out")
+    if out:
+        model.plan(**out)  # a wrong value is told before any work
+    return out | bandwidth(args)
+
+
+def bandwidth(args: Any) -> dict[str, Any]:
+    """The condition that `add_bandwidth` asks for."""
     if args.bandwidth_id is None:
         return {}
     import torch
 
     return {"bandwidth_id": torch.tensor([args.bandwidth_id])}
+
+
+def by_steps(model: Any, told: dict[str, Any], advance: Callable[[float], None]) -> tuple[dict[str, Any], Callable[[float], None]]:
+    """For a diffusion model a bar that moves with every sampling step, instead of with the input: the condition and the advance to use."""
+    if not samples(model):
+        return told, advance
+    each = 1.0 / (model.sample_rate * len(model.plan(**told).levels))
+    return {**told, "progress": lambda step, count: advance(count * each)}, lambda seconds: None
 
 
 def add_engine(parser: Any, int8: bool = True) -> None:

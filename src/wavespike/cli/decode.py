@@ -14,7 +14,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("output", type=str, help="the audio file to write (WAV, FLAC, OGG, MP3), or - for 16-bit WAV on standard output")
     parser.add_argument("--model", type=str, default=None, help="the codec it was made with (default: the name in the file)")
     parser.add_argument("--decoder", type=str, default=None, help="decode with the vocoder of this checkpoint")
-    parser.add_argument("--conceal", choices=["repeat", "silence"], default="repeat", help="what lost blocks become")
+    parser.add_argument("--conceal", choices=["model", "repeat", "silence"], default=None, help="what lost blocks become (default: model where the codec can, else repeat)")
     parser.add_argument("--strict", action="store_true", help="exit 1 when anything was lost or damaged")
     add_sample_format(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")

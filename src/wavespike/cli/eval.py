@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from wavespike.cli.common import DEFAULT_MODEL, add_bandwidth, condition, note, progress
+from wavespike.cli.common import DEFAULT_MODEL, add_bandwidth, add_sampling, bandwidth, note, progress, samples, sampling
 
 
 def add_arguments(parser: Any) -> None:
@@ -31,6 +31,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--report-files", type=int, default=10, help="files with players in the report, the worst first")
     parser.add_argument("--report-audio", choices=["mp3", "opus", "flac"], default="mp3", help="how the page holds audio")
     add_bandwidth(parser)
+    add_sampling(parser, seed=False)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -53,8 +54,10 @@ def run(args: Any) -> int:
     Panel(args.metrics or ())  # a wrong name is told before anything is loaded
     for plug_in, reason in load_plug_ins().items():
         note(f"plug-in {plug_in} was left out: {reason}")
-    told = condition(args)
+    told, sampled = bandwidth(args), sampling(args)
     systems = {name: open_system(name, told) for name in names}
+    if args.steps is not None or args.sampler is not None:
+        _sample(systems, sampled)
     files = audio_files(Path(args.data))[: args.limit]
     if args.limit is None and not files:
         raise UsageError(f"{args.data}: expected at least one file, got none")
@@ -95,6 +98,20 @@ def _check(args: Any) -> None:
         raise UsageError(f"--report-files: expected at least 0, got {args.report_files}")
     if args.seed < 0:
         raise UsageError(f"--seed: expected at least 0, got {args.seed}")
+
+
+def _sample(systems: dict[str, Any], options: dict[str, Any]) -> None:
+    """Tell the diffusion models among the systems how to sample. Raises UsageError when there is none."""
+    from wavespike.errors import UsageError
+    from wavespike.metrics.systems import ModelSystem
+
+    diffusion = [system for system in systems.values() if isinstance(system, ModelSystem) and samples(system.model)]
+    if not diffusion:
+        raise UsageError("--steps, --sampler: expected a diffusion model among the models, got none; leave them out")
+    for system in diffusion:
+        model: Any = system.model
+        model.plan(**options)  # a wrong value is told before any work
+        system.condition = {**system.condition, **options}
 
 
 def _processes(asked: int | None, items: int) -> int:

@@ -7,7 +7,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-from wavespike.cli.common import add_bandwidth, add_engine, add_model, add_sample_format, condition, duration_text, load_vocoder, note, progress
+from wavespike.cli.common import (
+    add_bandwidth,
+    add_engine,
+    add_model,
+    add_sample_format,
+    add_sampling,
+    by_steps,
+    condition,
+    duration_text,
+    load_vocoder,
+    note,
+    progress,
+)
 
 
 def add_arguments(parser: Any) -> None:
@@ -20,6 +32,7 @@ def add_arguments(parser: Any) -> None:
     add_sample_format(parser)
     add_bandwidth(parser)
     add_engine(parser)
+    add_sampling(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -34,16 +47,18 @@ def run(args: Any) -> int:
     from wavespike.cli.synthesis import Written, resynthesise_file
 
     model = load_vocoder(args.model, args.engine, args.int8)
+    told = condition(args, model)
     done: list[Written] = []
     failed: dict[str, str] = {}
     start = time.perf_counter()
     with progress("resynthesis", total_s) as advance:
+        told, advance = by_steps(model, told, advance)
         for source, target in jobs:
             try:
                 if many:
                     target.parent.mkdir(parents=True, exist_ok=True)
                 done.append(resynthesise_file(model, source, target, keep_rate=args.keep_rate, sample_format=args.sample_format,
-                                             condition=condition(args), advance=advance))
+                                             condition=told, advance=advance))
             except WavespikeError as error:
                 if not many or isinstance(error, OutputError):  # no room for one is no room for the next
                     raise

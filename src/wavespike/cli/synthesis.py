@@ -111,7 +111,7 @@ def _to_hops(blocks: Iterable[Samples], resampler: Resampler, hop_length: int) -
 def vocode_file(model: Vocoder[Any], source: Path, target: Path, *, sample_format: SampleFormat = "int16",
                 condition: dict[str, Any] | None = None, advance: Callable[[float], None] = lambda seconds: None) -> Written:
     """Features in a .npy or .npz file ([C, L] or [1, C, L]) to a mono waveform. Raises FeatureError, OutputError; leaves no partial file."""
-    features = open_features(source, model.feature_channels)
+    features = open_features(source, model.feature_channels, getattr(model, "other_bands", None))
     frames, seconds_a_frame = features.shape[1], model.hop_length / model.sample_rate
     condition = condition or {}
     by_blocks = streams(model, condition, analysis=False)
@@ -135,8 +135,11 @@ def vocode_file(model: Vocoder[Any], source: Path, target: Path, *, sample_forma
     return Written(input=str(source), output=str(target), rate_hz=model.sample_rate, channels=1, samples=out.frames, clipped=out.clipped)
 
 
-def open_features(path: Path, channels: int) -> Any:
-    """Features [C, L] of a file, mapped into memory where the format allows. Raises FeatureError in one line. Nothing is unpickled."""
+def open_features(path: Path, channels: int, explain: Callable[[int], str] | None = None) -> Any:
+    """Features [C, L] of a file, mapped into memory where the format allows. Raises FeatureError in one line. Nothing is unpickled.
+
+    `explain` says what is wrong with another number of bands.
+    """
     want = f"features [{channels}, frames] in a .npy or .npz file"
     if path.is_dir():
         raise FeatureError(f"{path}: expected {want}, got a folder; name a file in it")
@@ -159,6 +162,8 @@ def open_features(path: Path, channels: int) -> Any:
         raise FeatureError(f"{path}: expected {want} of numbers, got {data.dtype}; save them as float32")
     if data.ndim != 2 or data.shape[0] != channels:
         turned = data.ndim == 2 and data.shape[1] == channels
+        if data.ndim == 2 and not turned and explain is not None:
+            raise FeatureError(f"{path}: {explain(data.shape[0])}")
         hint = "transpose it" if turned else "one utterance a file, [bands, frames]" if data.ndim == 3 else "compute it with the model's own features(audio)"
         raise FeatureError(f"{path}: expected {want}, got an array of shape {list(data.shape)}; {hint}")
     if data.shape[1] == 0:

@@ -6,7 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from wavespike.cli.common import add_bandwidth, add_engine, add_model, add_sample_format, condition, duration_text, load_vocoder, progress
+from wavespike.cli.common import (
+    add_bandwidth,
+    add_engine,
+    add_model,
+    add_sample_format,
+    add_sampling,
+    by_steps,
+    condition,
+    duration_text,
+    load_vocoder,
+    progress,
+)
 
 
 def add_arguments(parser: Any) -> None:
@@ -16,6 +27,7 @@ def add_arguments(parser: Any) -> None:
     add_sample_format(parser)
     add_bandwidth(parser)
     add_engine(parser)
+    add_sampling(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -31,10 +43,12 @@ def run(args: Any) -> int:
     from wavespike.cli.synthesis import open_features, vocode_file
 
     model = load_vocoder(args.model, args.engine, args.int8)
-    total = open_features(source, model.feature_channels).shape[1] * model.hop_length / model.sample_rate
+    told = condition(args, model)
+    total = open_features(source, model.feature_channels, getattr(model, "other_bands", None)).shape[1] * model.hop_length / model.sample_rate
     start = time.perf_counter()
     with progress("vocoding", total) as advance:
-        written = vocode_file(model, source, target, sample_format=args.sample_format, condition=condition(args), advance=advance)
+        told, advance = by_steps(model, told, advance)
+        written = vocode_file(model, source, target, sample_format=args.sample_format, condition=told, advance=advance)
     speed = written.seconds / (time.perf_counter() - start)
     if args.json:
         print(json.dumps({"model": args.model, **dataclasses.asdict(written), "seconds": round(written.seconds, 4), "times_real_time": round(speed, 2)}, indent=2))

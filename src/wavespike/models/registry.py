@@ -16,7 +16,9 @@ MODEL_TYPES: dict[str, str] = {
     "vocos": "wavespike.models.vocos:Vocos",
     "spiking-vocos": "wavespike.models.spiking_vocos:SpikingVocos",
     "griffin-lim": "wavespike.models.griffin_lim:GriffinLim",
+    "specgrad": "wavespike.models.specgrad:SpecGrad",
     "audiodec": "wavespike.models.audiodec:AudioDec",
+    "fourier-codec": "wavespike.models.fourier_codec:FourierCodec",
     "hifigan": "wavespike.models.hifigan:HiFiGAN",
     "sparch": "wavespike.models.sparch:SpArch",
 }

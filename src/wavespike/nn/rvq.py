@@ -215,6 +215,15 @@ class ResidualVQ(nn.Module):
         histogram = code_histogram(stacked, self.config.codebook_size)
         return Quantized(total, stacked, commitment, perplexity(histogram), usage(histogram))
 
+    @torch.no_grad()
+    def start(self, x: Tensor) -> None:
+        """Start every level that waits for its k-means on latents [B, D, L], as many of them as can be had: one batch is often fewer than the codewords."""
+        residual = x.transpose(1, 2).reshape(-1, self.config.dim)
+        for level in self.levels:
+            assert isinstance(level, Codebook)
+            level.start(residual)
+            residual = residual - F.embedding(level.index(residual), level.codebook)
+
     def _active_levels(self, batch: int, device: torch.device) -> Tensor:
         """How many levels each item uses [B]: all, or a random number for the items that codebook dropout picks."""
         c = self.config

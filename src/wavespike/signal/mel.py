@@ -1,8 +1,8 @@
 """Mel spectrograms, with every convention of the field by name.
 
 Equation: c = log_b(max(B |STFT(x)|^p, clip)), B the triangular filters of `mel_filterbank`.
-Conventions: `vocos` (HTK, no norm, magnitude, clip 1e-7), `hifigan` (Slaney, area norm, magnitude, clip 1e-5), `librosa` (Slaney, power),
-see `MelConfig.named`. Checked against librosa to 1e-5.
+Conventions: `vocos` (HTK, no norm, magnitude, clip 1e-7), `hifigan` (Slaney, area norm, magnitude, clip 1e-5), `specgrad` (HTK, no norm,
+magnitude, 128 bands of 20-12000 Hz, 2048/1200/300), `librosa` (Slaney, power), see `MelConfig.named`. Checked against librosa to 1e-5.
 """
 
 from __future__ import annotations
@@ -64,11 +64,12 @@ class MelConfig(Config):
 
     @classmethod
     def named(cls, convention: str, **changes: Any) -> MelConfig:
-        """A named convention with changes: `vocos`, `hifigan`, `librosa`. Raises ConfigError for an unknown name."""
+        """A named convention with changes: `vocos`, `hifigan`, `specgrad`, `librosa`. Raises ConfigError for an unknown name."""
         slaney: dict[str, Any] = {"sample_rate": 22050, "norm": "slaney", "mel_scale": "slaney"}
         known: dict[str, dict[str, Any]] = {
             "vocos": {},
             "hifigan": {**slaney, "n_mels": 80, "f_max": 8000.0, "clip": 1e-5, "padding": "same"},
+            "specgrad": {"n_fft": 2048, "win_length": 1200, "hop_length": 300, "n_mels": 128, "f_min": 20.0, "f_max": 12000.0, "clip": 1e-5, "padding": "same"},
             "librosa": {**slaney, "n_fft": 2048, "hop_length": 512, "n_mels": 128, "power": 2.0, "clip": 1e-10},
         }
         if convention not in known:
@@ -136,6 +137,11 @@ def log_mel_of_spectrum(spectrum: Tensor, config: MelConfig) -> Tensor:
 
 def _log_scale(config: MelConfig) -> float:
     return {"e": 1.0, "10": math.log(10.0), "2": math.log(2.0)}[config.log_base]
+
+
+def linear_mel(features: Tensor, config: MelConfig) -> Tensor:
+    """Log-mel [..., n_mels, L] -> the mel spectrum itself, magnitudes to the power `power`."""
+    return torch.exp(features * _log_scale(config))
 
 
 def magnitude_from_mel(features: Tensor, config: MelConfig, floor: float = 1e-4) -> Tensor:

@@ -15,6 +15,7 @@ TASK_TYPES: dict[str, str] = {
     "classification": "wavespike.training.classification:ClassificationTask",
     "adversarial": "wavespike.training.adversarial:AdversarialTask",
     "codec": "wavespike.training.codec:CodecTask",
+    "diffusion": "wavespike.training.diffusion:DiffusionTask",
     "reconstruction": "wavespike.training.reconstruction:ReconstructionTask",
     "spiking-adversarial": "wavespike.training.distillation:SpikingAdversarialTask",
     "spiking-reconstruction": "wavespike.training.distillation:SpikingReconstructionTask",

@@ -27,8 +27,8 @@ from wavespike.spikes.neurons import NeuronConfig, decay_of
 Array = np.ndarray[Any, Any]
 Precision = Literal["float32", "int8"]
 
-DENSE_FROM = 0.6
-"""A frame whose active inputs exceed this share of inputs x steps is cheaper as a dense product (measured; see docs/events.md)."""
+DENSE_FROM = 0.9
+"""A frame whose active inputs exceed this share of inputs x steps goes through a dense product; at 80 % and one step rows are still ahead (docs/events.md)."""
 FRAMES_A_THREAD = 48
 """Fewest frames for which one more thread pays."""
 
