@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--consistency-steps", type=int, default=0, help="Griffin-Lim projections after sampling")
     parser.add_argument("--picture", help="spectrograms of the first file")
+    parser.add_argument("--picture-s", type=float, default=4.0, help="how many seconds of it")
     args = parser.parse_args()
     panel, out, drawn = Panel(METRICS), [], []
     sounds = []
@@ -58,14 +59,15 @@ def main() -> None:
         drawn.append((model.config.prior.type_name, made[0]))
         print(json.dumps(out[-1]), flush=True)
     if args.picture:
-        draw([("original", sounds[0][1]), *drawn], rate, args.picture)
+        shown = round(args.picture_s * rate)
+        draw([(title, x[:shown]) for title, x in [("original", sounds[0][1]), *drawn]], rate, args.picture)
 
 
 def draw(sounds: list[tuple[str, torch.Tensor]], rate_hz: int, path: str) -> None:
     """Spectrograms side by side, on the first one's scale."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.0 * len(sounds), 3.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(3.2 * len(sounds), 3.2), dpi=90, layout="constrained")
     top = float(stft(sounds[0][1], 1024, 128).abs().max())
     image: Any = None
     axes = figure.subplots(1, len(sounds), sharex=True, sharey=True)

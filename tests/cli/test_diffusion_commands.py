@@ -67,7 +67,7 @@ def test_wrong_values_are_told_in_one_line_and_nothing_is_written(place: Path, t
 
 def test_models_that_do_not_sample_refuse_the_options(place: Path, tmp_path: Path) -> None:
     refused(inside("resynth", place / "in.wav", tmp_path / "out.wav", "--model", "griffin-lim-24k", "--steps", "3"), 2, "expected a diffusion model")
-    refused(inside("eval", "--data", place / "in.wav", "--model", "griffin-lim-24k", "--seed", "3"), 2, "expected a diffusion model among")
+    refused(inside("eval", "--data", place / "in.wav", "--model", "griffin-lim-24k", "--steps", "3"), 2, "expected a diffusion model among")
 
 
 def test_a_mel_of_another_convention_names_both(place: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ ISTFT = {"type": "istft", "dim": 8, "n_fft": 64, "hop_length": 16}
 SPIKING = {"type": "spiking-convnext", "input_channels": 12, "dim": 32, "intermediate_dim": 32, "num_layers": 1}
 
 CODER = {"input_channels": 6, "dim": 8, "intermediate_dim": 16, "num_layers": 1, "causal": True}
-FRAMES = {"hop_length": 20, "frame_length": 32, "quantizer": {"dim": 6, "num_codebooks": 3, "codebook_size": 16}}
+FRAMES = {"transform": "stft", "hop_length": 20, "frame_length": 32, "quantizer": {"dim": 6, "num_codebooks": 3, "codebook_size": 16}}
 
 CONFIGS: dict[str, list[dict[str, Any]]] = {
     "vocos": [

@@ -54,6 +54,61 @@ def test_a_contender_that_cannot_run_says_why(bench: ModuleType) -> None:
         bench.preset("no-such-vocoder")
 
 
+@pytest.fixture
+def maker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """benchmarks/make_report.py, writing to pages in a temporary folder, with quick metrics."""
+    from wavespike.metrics import evaluation
+
+    monkeypatch.syspath_prepend(FOLDER)
+    sys.modules.pop("make_report", None)
+    import make_report
+
+    readme, page = tmp_path / "README.md", tmp_path / "benchmarks.md"
+    readme.write_text("# x\n\n<!-- report: made by make report, do not edit -->\nold\n<!-- end of report -->\n\n## Next\n")
+    monkeypatch.setattr(make_report, "README", readme)
+    monkeypatch.setattr(make_report.common, "PAGE", page)
+    monkeypatch.setattr(evaluation, "DEFAULT", ("mel_l1", "lsd"))
+    monkeypatch.setattr(make_report, "SHORT", ("lsd",))
+    return make_report
+
+
+def test_the_report_of_the_project_has_every_bundled_model_that_gives_speech_back(maker: ModuleType) -> None:
+    from wavespike.cli.common import DEFAULT_MODEL
+    from wavespike.hub.load import load, presets
+
+    names, left_out = maker.systems()
+    assert names[0] == DEFAULT_MODEL
+    for name in presets():
+        assert (name in names) != any(name in text for text in left_out)
+        assert (load(name).kind == "classifier") == (name not in names)
+
+
+def test_make_report_writes_both_tables_from_one_run(maker: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import numpy as np
+
+    from wavespike.signal.files import write
+
+    (tmp_path / "data").mkdir()
+    for i in range(2):
+        write(tmp_path / "data" / f"{i}.wav", 0.1 * np.random.default_rng(i).normal(size=12000).astype(np.float32), 24000)
+    monkeypatch.setattr(maker, "systems", lambda: (["griffin-lim-24k"], ["world needs the extra `pitch`"]))
+    monkeypatch.setattr(sys, "argv", ["make_report", "--data", str(tmp_path / "data"), "--about", "two noises", "--model", f"files:{tmp_path / 'data'}", "--out", str(tmp_path / "out")])
+    maker.main()
+    readme, page = maker.README.read_text(), maker.common.PAGE.read_text()
+    assert "old" not in readme
+    assert readme.endswith("<!-- end of report -->\n\n## Next\n")
+    row = next(line for line in readme.splitlines() if line.startswith("| `griffin-lim-24k`"))
+    assert readme.splitlines()[3].startswith("| system | LSD (dB) ↓ | x real time, 1 thread | energy (mJ/s) |")
+    value, speed, energy = (float(cell) for cell in row.split("|")[2:5])
+    assert value > 1
+    assert speed > 0
+    assert energy > 0
+    assert f"| LSD (dB) ↓ |  | {value:.2f} (" in page
+    for text in ("two noises (2 files, 1 s)", "world needs the extra", "make report"):
+        assert text in page
+    assert (tmp_path / "out" / "index.html").is_file()
+
+
 @pytest.mark.parametrize("neuron", ["LIF", "adLIF", "RLIF", "RadLIF"])
 def test_the_plain_loop_that_training_is_compared_with_is_the_same_network(neuron: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FOLDER)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "vocos-24k"
 """The model of a verb that is not told one."""
+DEFAULT_CODEC = "codec-24k"
+"""The same for the verbs of codecs."""
 
 
 def add_model(parser: Any) -> None:
@@ -45,6 +47,15 @@ def samples(model: Any) -> bool:
     return hasattr(model, "plan")
 
 
+def bandwidth(args: Any) -> dict[str, Any]:
+    """The condition of `add_bandwidth`, where it was given."""
+    if args.bandwidth_id is None:
+        return {}
+    import torch
+
+    return {"bandwidth_id": torch.tensor([args.bandwidth_id])}
+
+
 def condition(args: Any, model: Any) -> dict[str, Any]:
     """What a model's `features`, `decode` and `stream` are told besides the signal. Raises UsageError for sampling options where nothing is sampled."""
     from wavespike.errors import UsageError
@@ -54,16 +65,7 @@ def condition(args: Any, model: Any) -> dict[str, Any]:
         raise UsageError(f"--{next(iter(out))}: expected a diffusion model for sampling options, got a {model.config.type_name}; leave it out")
     if out:
         model.plan(**out)  # a wrong value is told before any work
-    return out | bandwidth(args)
-
-
-def bandwidth(args: Any) -> dict[str, Any]:
-    """The condition that `add_bandwidth` asks for."""
-    if args.bandwidth_id is None:
-        return {}
-    import torch
-
-    return {"bandwidth_id": torch.tensor([args.bandwidth_id])}
+    return {**out, **bandwidth(args)}
 
 
 def by_steps(model: Any, told: dict[str, Any], advance: Callable[[float], None]) -> tuple[dict[str, Any], Callable[[float], None]]:

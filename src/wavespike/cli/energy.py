@@ -107,10 +107,10 @@ def _table(name: str, baseline: str | None, report: Any, source: str, an_inferen
     complete, parts = facts["complete"], facts["complete"]["parts_pj"]
     other = complete["baseline_parts_pj"]
     unit, scale = ("microjoules an inference", 1e-6) if an_inference else ("millijoules a second of audio", 1e-9 / report.seconds)
-    print(f"{unit:<32}{name:>20}" + (f"{baseline:>20}" if other else ""))
+    print(f"{unit:<31} {name:>20}" + (f" {baseline:>20}" if other else ""))
     for part, pj in [*parts.items(), ("sum", report.energy_pj)]:
-        beside = "" if other is None else f"{(report.baseline_pj if part == 'sum' else other[part]) * scale:>20.4f}"
-        print(f"  {part:<30}{pj * scale:>20.4f}{beside}")
+        beside = "" if other is None else f" {(report.baseline_pj if part == 'sum' else other[part]) * scale:>{max(20, len(baseline or ''))}.4f}"
+        print(f"  {part:<29} {pj * scale:>{max(20, len(name))}.4f}{beside}")
     print()
     if facts["published"] is not None:
         p = facts["published"]

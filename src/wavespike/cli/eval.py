@@ -54,10 +54,9 @@ def run(args: Any) -> int:
     Panel(args.metrics or ())  # a wrong name is told before anything is loaded
     for plug_in, reason in load_plug_ins().items():
         note(f"plug-in {plug_in} was left out: {reason}")
-    told, sampled = bandwidth(args), sampling(args)
+    told = bandwidth(args)
     systems = {name: open_system(name, told) for name in names}
-    if args.steps is not None or args.sampler is not None:
-        _sample(systems, sampled)
+    _choose_sampling(args, systems)
     files = audio_files(Path(args.data))[: args.limit]
     if args.limit is None and not files:
         raise UsageError(f"{args.data}: expected at least one file, got none")
@@ -84,6 +83,19 @@ def run(args: Any) -> int:
     return 1 if found.unreadable else 0
 
 
+def _choose_sampling(args: Any, systems: dict[str, Any]) -> None:
+    """Steps, sampler and seed for the diffusion models among the systems. Raises UsageError where there is none to be told."""
+    from wavespike.errors import UsageError
+
+    chosen = {k: v for k, v in sampling(args).items() if k != "seed"}
+    sampled = [system for system in systems.values() if samples(getattr(system, "model", None))]
+    if chosen and not sampled:
+        raise UsageError(f"--{next(iter(chosen))}: expected a diffusion model among the models, got none; leave it out")
+    for system in sampled:
+        system.model.plan(**chosen)  # a wrong value is told before any work
+        system.condition = {**system.condition, **chosen, "seed": args.seed}
+
+
 def _check(args: Any) -> None:
     """What can be told before anything is loaded."""
     from wavespike.errors import UsageError
@@ -98,20 +110,6 @@ def _check(args: Any) -> None:
         raise UsageError(f"--report-files: expected at least 0, got {args.report_files}")
     if args.seed < 0:
         raise UsageError(f"--seed: expected at least 0, got {args.seed}")
-
-
-def _sample(systems: dict[str, Any], options: dict[str, Any]) -> None:
-    """Tell the diffusion models among the systems how to sample. Raises UsageError when there is none."""
-    from wavespike.errors import UsageError
-    from wavespike.metrics.systems import ModelSystem
-
-    diffusion = [system for system in systems.values() if isinstance(system, ModelSystem) and samples(system.model)]
-    if not diffusion:
-        raise UsageError("--steps, --sampler: expected a diffusion model among the models, got none; leave them out")
-    for system in diffusion:
-        model: Any = system.model
-        model.plan(**options)  # a wrong value is told before any work
-        system.condition = {**system.condition, **options}
 
 
 def _processes(asked: int | None, items: int) -> int:

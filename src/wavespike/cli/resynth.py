@@ -31,8 +31,8 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--format", choices=["wav", "flac", "ogg", "mp3"], default="wav", help="container for a folder's or list's outputs")
     add_sample_format(parser)
     add_bandwidth(parser)
-    add_engine(parser)
     add_sampling(parser)
+    add_engine(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

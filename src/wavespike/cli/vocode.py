@@ -26,8 +26,8 @@ def add_arguments(parser: Any) -> None:
     add_model(parser)
     add_sample_format(parser)
     add_bandwidth(parser)
-    add_engine(parser)
     add_sampling(parser)
+    add_engine(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from wavespike.errors import MissingDependencyError
 from wavespike.models.fourier_codec import FLOOR, SCALE, FourierCodec, FourierCodecStream
 from wavespike.nn.convnext import ConvNeXtBackbone
+from wavespike.nn.rvq import beam_search
 from wavespike.signal.lapped import lapped_window
 from wavespike.signal.mdct import imdct_frames, mdct_of_frames
 
@@ -73,9 +74,9 @@ class BackboneStep(nn.Module):
 
 
 class EncoderStep(nn.Module):
-    """One frame [B, frame_length] -> codes [B, K] and the next past."""
+    """One frame [B, frame_length] -> codes [B, K] of the first `levels` levels and the next past."""
 
-    def __init__(self, model: FourierCodec):
+    def __init__(self, model: FourierCodec, levels: int | None = None):
         super().__init__()
         c, encoder = model.config, model.encoder
         self.config = c
@@ -90,7 +91,7 @@ class EncoderStep(nn.Module):
         shortcut = torch.zeros(c.quantizer.dim, c.input_features) if encoder.shortcut is None else encoder.shortcut
         self.project = nn.Parameter(torch.cat([encoder.project.weight, shortcut.to(encoder.project.weight)], 1).t().contiguous())
         self.bias = encoder.project.bias
-        books = _codebooks(model)  # [K, N, D]
+        books = _codebooks(model)[:levels]  # [K, N, D]
         self.books = nn.Parameter(books)
         self.search = nn.Parameter(2 * books.transpose(1, 2).contiguous())  # [K, D, N]
         self.squares = nn.Parameter(-books.square().sum(2))
@@ -105,8 +106,10 @@ class EncoderStep(nn.Module):
         x = SCALE * x * (power + 1e-8).pow(0.5 * (c.compression - 1))
         h, inputs, past = self.backbone(x, inputs, past)
         residual = torch.addmm(self.bias, torch.cat([h, x], -1), self.project)
+        if c.quantizer.beam > 1:
+            return beam_search(residual, self.books, c.quantizer.beam), inputs, past
         codes = []
-        for k in range(c.quantizer.num_codebooks):
+        for k in range(self.books.shape[0]):
             index = torch.addmm(self.squares[k], residual, self.search[k]).argmax(1)
             codes.append(index)
             residual = residual - self.books[k][index]
@@ -170,7 +173,7 @@ class FrameStream(FourierCodecStream):
         super().__init__(model, batch_size, num_codebooks)
         self.engine = _choose(engine, model)
         c = model.config
-        encoder = EncoderStep(model).eval().requires_grad_(False)
+        encoder = EncoderStep(model, num_codebooks).eval().requires_grad_(False)
         self._encoder_past = encoder.backbone.past(batch_size)
         self._encode_one: Any = encoder
         self._decode_one: Any = None
@@ -189,7 +192,7 @@ class FrameStream(FourierCodecStream):
         for frame in frames.unbind(1):
             codes, *past = self._encode_one(frame.contiguous(), *self._encoder_past)
             self._encoder_past = tuple(past)
-            out.append(codes if self._levels is None else codes[:, : self._levels])
+            out.append(codes)
         return torch.stack(out, -1)
 
     def _decode_frames(self, codes: Tensor, missing: Tensor | None) -> Tensor:
