@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-
 from command import inside, refused, voice
+
 from wavespike.hub.load import save
 from wavespike.models.spiking_vocos import SpikingVocos, SpikingVocosConfig
 from wavespike.nn.heads import ISTFTHeadConfig
