@@ -21,14 +21,14 @@ from wavespike.errors import UsageError
 from wavespike.nn.norm import AdaLayerNorm, Norm
 from wavespike.nn.spiking import SpikingConvNeXtBackbone, SpikingConvNeXtBlock, readout_weights
 from wavespike.runtime.events import kernels
-from wavespike.runtime.events.pool import run_all
+from wavespike.runtime.events.pool import run_all, torch_on_one_thread
 from wavespike.spikes.neurons import NeuronConfig, decay_of
 
 Array = np.ndarray[Any, Any]
 Precision = Literal["float32", "int8"]
 
-DENSE_FROM = 0.6
-"""A frame whose active inputs exceed this share of inputs x steps is cheaper as a dense product (measured; see docs/events.md)."""
+DENSE_FROM = 0.9
+"""A frame whose active inputs exceed this share of inputs x steps goes through a dense product; at 80 % and one step rows are still ahead (docs/events.md)."""
 FRAMES_A_THREAD = 48
 """Fewest frames for which one more thread pays."""
 
@@ -182,13 +182,13 @@ class EventBackbone(SpikingConvNeXtBackbone):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         if self._dense(x):
             return super().forward(x, condition)
-        with torch.no_grad():
+        with torch.no_grad(), torch_on_one_thread() as threads:
             u = self._start(self.embed(x), condition).transpose(1, 2).contiguous().numpy()  # [B, L, C]
             batch, frames, channels = u.shape
             norms = [norm_rows(b.norm, condition, batch) for b in self.blocks]
             out = np.empty((batch, frames, self.config.time_steps, channels), np.float32)
             span = self._context()
-            parts = max(1, min(torch.get_num_threads(), batch * frames // FRAMES_A_THREAD))
+            parts = max(1, min(threads, batch * frames // FRAMES_A_THREAD))
             pieces = max(1, math.ceil(parts / batch))
             cuts = [frames * i // pieces for i in range(pieces + 1)]
             jobs = [(i, a, b) for i in range(batch) for a, b in itertools.pairwise(cuts)]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wavespike.nn.heads import SourceFilterHead
 from wavespike.runtime.events import head_kernels as kernels
+from wavespike.runtime.events.pool import torch_on_one_thread
 from wavespike.signal.mel import magnitude_from_mel
 from wavespike.signal.source import integrate_pitch
 from wavespike.signal.stft import frame, frame_pads, hann_window
@@ -53,7 +54,7 @@ class CompiledSourceFilterHead(SourceFilterHead):
         if (self.training or asked or hidden.device.type != "cpu" or hidden.dtype != torch.float32 or c.phase_correction or c.n_fft % c.hop_length
                 or c.n_fft % 2 or pulses is not None):
             return super().forward(hidden, features, f0_hz, voiced, start_phase=start_phase, offset_samples=offset_samples, pulses=pulses)
-        with torch.no_grad():
+        with torch.no_grad(), torch_on_one_thread():
             if f0_hz is None or voiced is None:
                 f0_hz, voiced = self.pitch.decode(*self.pitch(features))
             if offset_samples is None:
