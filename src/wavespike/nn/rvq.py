@@ -88,17 +88,22 @@ def beam_search(vectors: Tensor, codebooks: Tensor, width: int) -> Tensor:
     """
     count, (levels, size, dim) = vectors.shape[0], codebooks.shape
     residual, cost = vectors[:, None], vectors.new_zeros(count, 1)  # [M, W, D], [M, W]
-    codes: list[Tensor] = []
+    steps: list[tuple[Tensor, Tensor]] = []  # from which path, to which codeword [M, W]
     for k in range(levels):
         book = codebooks[k]
-        paths = residual.shape[1]
-        # |r - e|^2 less what no choice changes: the cost of a path so far is |r|^2
-        score = (cost[..., None] + book.square().sum(1) - 2 * (residual.reshape(-1, dim) @ book.t()).view(count, paths, size)).flatten(1)
-        cost, best = score.topk(width if k < levels - 1 else 1, dim=1, largest=False)
+        # |r - e|^2 less |r|^2, which no choice changes
+        score = (residual.reshape(-1, dim) @ (-2 * book.t()) + book.square().sum(1)).view(count, -1, size) + cost[..., None]
+        cost, best = score.flatten(1).topk(width if k < levels - 1 else 1, dim=1, largest=False)
         parent, index = best // size, best % size
-        residual = residual.gather(1, parent[..., None].expand(-1, -1, dim)) - book[index]
-        codes = [*(c.gather(1, parent) for c in codes), index]
-    return torch.cat(codes, 1)
+        steps.append((parent, index))
+        if k < levels - 1:
+            residual = residual.gather(1, parent[..., None].expand(-1, -1, dim)) - book[index]
+    place = torch.zeros(count, 1, dtype=torch.int64, device=vectors.device)
+    codes = []
+    for parent, index in reversed(steps):
+        codes.append(index.gather(1, place))
+        place = parent.gather(1, place)
+    return torch.cat(codes[::-1], 1)
 
 
 def kmeans(vectors: Tensor, size: int, iterations: int) -> tuple[Tensor, Tensor]:
