@@ -231,7 +231,7 @@ class Concealer:
     @staticmethod
     def as_samples(audio: Tensor) -> Samples:
         """Audio of a session [S, C / S, n] -> [C, n]."""
-        return np.ascontiguousarray(audio.reshape(-1, audio.shape[-1]).cpu().numpy())
+        return np.ascontiguousarray(audio.flatten(0, 1).cpu().numpy())
 
 
 def _resampled(audio: Reader | WaveIn, rate_hz: int) -> Iterator[Samples]:
