@@ -92,7 +92,7 @@ def beam_search(vectors: Tensor, codebooks: Tensor, width: int) -> Tensor:
     for k in range(levels):
         book = codebooks[k]
         # |r - e|^2 less |r|^2, which no choice changes
-        score = (residual.reshape(-1, dim) @ (-2 * book.t()) + book.square().sum(1)).view(count, -1, size) + cost[..., None]
+        score = (residual.reshape(-1, dim) @ (-2 * book.t()) + book.square().sum(1)).view(count, residual.shape[1], size) + cost[..., None]
         cost, best = score.flatten(1).topk(width if k < levels - 1 else 1, dim=1, largest=False)
         parent, index = best // size, best % size
         steps.append((parent, index))
@@ -271,7 +271,7 @@ class ResidualVQ(nn.Module):
         residual = x.transpose(1, 2).reshape(-1, dim)
         if self.config.beam > 1:
             books = torch.stack([level.get_buffer("codebook") for level in list(self.levels)[:count]])
-            found = [beam_search(part, books, self.config.beam) for part in residual.split(512)] if len(residual) else [residual.new_zeros(0, count, dtype=torch.int64)]
+            found = [beam_search(residual[at : at + 512], books, self.config.beam) for at in range(0, max(1, len(residual)), 512)]  # 512: bounds the memory
             return torch.cat(found).view(batch, frames, count).transpose(1, 2)
         codes = []
         for level in list(self.levels)[:count]:
