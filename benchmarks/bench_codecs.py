@@ -101,7 +101,7 @@ def contenders() -> tuple[list[Contender], dict[str, str]]:
     found = [ours(REFERENCE, of_recipe("symad-libritts-24k"))]
     found += fourier((wavespike.load("codec-24k") if bundled else of_recipe("codec-24k")).requires_grad_(False))
     found += [ours("AudioDec 24 kHz, narrow (audiodec-24k)", of_recipe("audiodec-24k")), ours("AudioDec 48 kHz (symAD, VCTK)", of_recipe("symad-vctk-48k")),
-              ours("AudioDec 48 kHz (symAAD, VCTK)", of_recipe("symaad-vctk-48k"))]
+              ours("AudioDec 48 kHz (v1, VCTK)", of_recipe("vocoder-v1-vctk-48k"))]
     skipped = {}
     try:
         found.append(encodec())
@@ -214,7 +214,7 @@ def main() -> None:
     found, skipped = contenders()
     live, whole = run(found, args.rounds, args.hops, args.seconds)
     rows = summary(found, live, whole)
-    together = many(found, 100)
+    together = many(found, args.hops)
     print(table(rows))
     for name, (p50, p99) in together.items():
         print(f"{SESSIONS} sessions, 2 threads: {name}: {1000 * p50:.2f} ms a hop of 12.5 ms, p99 {1000 * p99:.2f} ms")

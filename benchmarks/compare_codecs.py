@@ -1,6 +1,7 @@
 """Quality of a codec over its bitrates beside Opus, and under packet loss beside silence: a table, a JSON and a picture.
 
     python benchmarks/compare_codecs.py codec-24k clean24k/test.txt --picture docs/images/codec-24k-rates.png --json rates.json
+    python benchmarks/compare_codecs.py codec-24k-denoise clean24k/test.txt --also codec-24k --noise noise16k/test.txt
 
 Opus is `opusenc` and `opusdec` (Debian: opus-tools) at its lowest bitrates; its bitrate is that of the packets, without the container. Files are
 judged at their own rate against the same reference as the codec. Not part of `make bench`: it measures a model, not the code.
@@ -24,8 +25,10 @@ import wavespike
 from wavespike.metrics.panel import Pair, Panel
 from wavespike.signal.files import read, write
 from wavespike.signal.resample import resample
+from wavespike.training.noisy_data import mix
 
 METRICS = ("pesq_wb", "stoi", "visqol", "dnsmos_p808")
+OF_LOSSES = ("pesq_wb", "stoi")
 LOSS_RATES = (0.05, 0.1, 0.2)
 BURST_FRAMES = 4.0
 
@@ -73,11 +76,11 @@ class Judge:
     """Means of the metrics over files."""
 
     def __init__(self) -> None:
-        self.panel = Panel(METRICS)
+        self.panels = {names: Panel(names) for names in (METRICS, OF_LOSSES)}
         self.rows: dict[str, list[dict[str, float]]] = {}
 
     def add(self, name: str, reference: np.ndarray, estimate: np.ndarray, rate_hz: int, **more: float) -> None:
-        row = dict(self.panel.score(Pair(name, reference, estimate, rate_hz)).scores) | more
+        row = dict(self.panels[OF_LOSSES if "lost" in more else METRICS].score(Pair(name, reference, estimate, rate_hz)).scores) | more
         self.rows.setdefault(name, []).append(row)
 
     def means(self) -> dict[str, dict[str, float]]:
@@ -86,7 +89,8 @@ class Judge:
 
 def files_of(source: Path) -> list[Path]:
     """Paths of a list, relative to its folder."""
-    return [p if p.is_absolute() else source.parent / p for p in map(Path, source.read_text().split())]
+    paths = (Path(line.split("\t")[0]) for line in source.read_text(encoding="utf-8").splitlines() if line)
+    return [p if p.is_absolute() else source.parent / p for p in paths]
 
 
 @torch.inference_mode()
@@ -110,6 +114,27 @@ def measure(model: Any, files: list[Path], opus_kbps: list[float], levels: list[
         for kbps in opus_kbps:
             through, size = through_opus(audio, rate_hz, kbps)
             judge.add(f"opus {kbps:g}", audio[: len(through)], through, rate_hz, kbps=8 * size * rate_hz / len(audio) / 1000)
+    return judge
+
+
+@torch.inference_mode()
+def measure_noisy(names: list[str], files: list[Path], noises: list[Path], snrs_db: list[float]) -> Judge:
+    """The noisy input and what each codec makes of it, judged against the clean speech; noise and its place are drawn by the file's number."""
+    judge = Judge()
+    models: dict[str, Any] = {Path(name).name: wavespike.load(name) for name in names}
+    for number, path in enumerate(files):
+        samples, rate_hz = read(path)
+        clean = samples.mean(0)
+        for snr_db in snrs_db:
+            random = np.random.default_rng([number, int(10 * snr_db)])
+            noise_samples, noise_hz = read(noises[int(random.integers(len(noises)))])
+            noise = resample(noise_samples.mean(0), noise_hz, rate_hz)
+            noise = np.tile(noise, 2 + len(clean) // len(noise))[int(random.integers(len(noise))) :][: len(clean)]
+            noisy = mix(clean, noise, snr_db)
+            judge.add(f"noisy, {snr_db:g} dB", clean, noisy, rate_hz)
+            for name, model in models.items():
+                out = model(torch.from_numpy(resample(noisy, rate_hz, model.sample_rate))[None, None])[0, 0].numpy()
+                judge.add(f"{name}, {snr_db:g} dB", clean, resample(out, model.sample_rate, rate_hz)[: len(clean)], rate_hz)
     return judge
 
 
@@ -152,8 +177,17 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=None, help="the first so many files only")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--noise", type=Path, help="a list of noise: instead, what the codec (and those of --also) makes of noisy speech")
+    parser.add_argument("--also", nargs="*", default=[], help="further codecs for --noise")
+    parser.add_argument("--snr", type=float, nargs="*", default=[0.0, 5.0, 10.0])
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.noise:
+        noisy = measure_noisy([args.model, *args.also], files_of(args.files)[: args.count], files_of(args.noise), args.snr).means()
+        print(table(noisy))
+        if args.json:
+            args.json.write_text(json.dumps(noisy, indent=2))
+        return
     if args.opus and shutil.which("opusenc") is None:
         raise SystemExit("expected opusenc and opusdec, found none; install opus-tools, or say --opus without values")
     model: Any = wavespike.load(args.model)

@@ -88,17 +88,22 @@ def beam_search(vectors: Tensor, codebooks: Tensor, width: int) -> Tensor:
     """
     count, (levels, size, dim) = vectors.shape[0], codebooks.shape
     residual, cost = vectors[:, None], vectors.new_zeros(count, 1)  # [M, W, D], [M, W]
-    codes: list[Tensor] = []
+    steps: list[tuple[Tensor, Tensor]] = []  # from which path, to which codeword [M, W]
     for k in range(levels):
         book = codebooks[k]
-        paths = residual.shape[1]
-        # |r - e|^2 less what no choice changes: the cost of a path so far is |r|^2
-        score = (cost[..., None] + book.square().sum(1) - 2 * (residual.reshape(-1, dim) @ book.t()).view(count, paths, size)).flatten(1)
-        cost, best = score.topk(width if k < levels - 1 else 1, dim=1, largest=False)
+        # |r - e|^2 less |r|^2, which no choice changes
+        score = (residual.reshape(-1, dim) @ (-2 * book.t()) + book.square().sum(1)).view(count, residual.shape[1], size) + cost[..., None]
+        cost, best = score.flatten(1).topk(width if k < levels - 1 else 1, dim=1, largest=False)
         parent, index = best // size, best % size
-        residual = residual.gather(1, parent[..., None].expand(-1, -1, dim)) - book[index]
-        codes = [*(c.gather(1, parent) for c in codes), index]
-    return torch.cat(codes, 1)
+        steps.append((parent, index))
+        if k < levels - 1:
+            residual = residual.gather(1, parent[..., None].expand(-1, -1, dim)) - book[index]
+    place = torch.zeros(count, 1, dtype=torch.int64, device=vectors.device)
+    codes = []
+    for parent, index in reversed(steps):
+        codes.append(index.gather(1, place))
+        place = parent.gather(1, place)
+    return torch.cat(codes[::-1], 1)
 
 
 def kmeans(vectors: Tensor, size: int, iterations: int) -> tuple[Tensor, Tensor]:
@@ -266,7 +271,7 @@ class ResidualVQ(nn.Module):
         residual = x.transpose(1, 2).reshape(-1, dim)
         if self.config.beam > 1:
             books = torch.stack([level.get_buffer("codebook") for level in list(self.levels)[:count]])
-            found = [beam_search(part, books, self.config.beam) for part in residual.split(512)] if len(residual) else [residual.new_zeros(0, count, dtype=torch.int64)]
+            found = [beam_search(residual[at : at + 512], books, self.config.beam) for at in range(0, max(1, len(residual)), 512)]  # 512: bounds the memory
             return torch.cat(found).view(batch, frames, count).transpose(1, 2)
         codes = []
         for level in list(self.levels)[:count]:

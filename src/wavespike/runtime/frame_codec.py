@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import io
+import tempfile
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -230,14 +231,15 @@ class OnnxStep:
         except ImportError as error:
             raise MissingDependencyError("ONNX", "onnxruntime", "export") from error
         self.names = [f"in{i}" for i in range(len(inputs))]
-        file = io.BytesIO()
-        with quiet(), torch.no_grad():  # by tracing: a quarter of a second, where the other exporter takes ten
-            torch.onnx.export(module, inputs, file, input_names=self.names, dynamo=False, opset_version=17)
+        with tempfile.TemporaryDirectory() as folder, quiet(), torch.no_grad():  # by tracing: a quarter of a second, where the other exporter takes ten
+            path = Path(folder) / "step.onnx"
+            torch.onnx.export(module, inputs, path, input_names=self.names, dynamo=False, opset_version=17)
+            graph = path.read_bytes()
         options = runtime.SessionOptions()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
-        self.session = runtime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+        self.session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         feeds = {name: value.numpy() for name, value in zip(self.names, inputs, strict=True)}
