@@ -2,6 +2,7 @@
 # make test      install what the tests need; lint, types, layers and all tests but the slow ones
 # make test-all  the slow ones too
 # make bench     speed against the published architecture and the baselines -> docs/benchmarks.md
+# make report [DATA=LIST ABOUT=".."]  quality, speed, energy of all bundled models and peers -> README.md, docs/benchmarks.md, report/index.html
 # make picture   the README's picture anew, from the bundled vocoder
 # Needs Python >= 3.11 (name another one by make PYTHON=python3.12 demo), git and make. No compiler: what needs one is left out by name.
 
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --qui
 INPUTS := pyproject.toml constraints.txt
 DEMO_OUT ?= demo_out
 
-.PHONY: demo test test-all lint bench picture clean
+.PHONY: demo test test-all lint bench report picture clean
 
 demo: .venv/.demo
 	$(BIN)/wavespike demo --out $(DEMO_OUT)
@@ -32,6 +33,13 @@ lint: .venv/.test
 bench: .venv/.test
 	-$(PIP) --no-deps vocos
 	$(BIN)/python benchmarks/bench_vocoders.py
+	$(BIN)/python benchmarks/bench_neurons.py --page
+	$(BIN)/python benchmarks/bench_sparch.py --page
+	$(BIN)/python benchmarks/bench_codecs.py
+	-$(BIN)/python benchmarks/bench_events.py
+
+report: .venv/.test
+	$(BIN)/python benchmarks/make_report.py --out report $(if $(DATA),--data $(DATA)) $(if $(ABOUT),--about "$(ABOUT)") $(if $(MODELS),--model $(MODELS))
 
 picture: demo
 	cp $(DEMO_OUT)/demo.png docs/images/demo.png
@@ -62,4 +70,4 @@ compiled:
 	done
 
 clean:
-	rm -rf .venv $(DEMO_OUT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv report $(DEMO_OUT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

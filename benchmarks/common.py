@@ -43,15 +43,16 @@ def stamp(command: str) -> str:
     return f"`{command}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, commit {commit}. {machine()}{load}."
 
 
-def write_section(name: str, text: str, page: Path = PAGE) -> None:
+def write_section(name: str, text: str, page: Path = PAGE, command: str = "make bench") -> None:
     """Replace the section between the markers of `name` in the page, or append it."""
-    begin, end = f"<!-- {name}: made by make bench, do not edit -->", f"<!-- end of {name} -->"
+    begin, end = f"<!-- {name}: made by {command}, do not edit -->", f"<!-- end of {name} -->"
     old = page.read_text(encoding="utf-8") if page.exists() else "# Benchmarks\n"
     old = old.replace(" No run has been recorded yet.", "")
     section = f"{begin}\n{text.strip()}\n{end}\n"
     if begin in old and end in old:
         head, rest = old.split(begin, 1)
-        new = head + section + rest.split(end, 1)[1].lstrip("\n")
+        after = rest.split(end, 1)[1].lstrip("\n")
+        new = head + section + ("\n" + after if after else "")
     else:
         new = old.rstrip("\n") + "\n\n" + section
     page.parent.mkdir(exist_ok=True)

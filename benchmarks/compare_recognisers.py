@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--test", required=True, help="labelled list that judges, once")
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
     parser.add_argument("--runs", help="folder that keeps the runs, one a system; finished ones are only judged")
+    parser.add_argument("--count-every", type=int, default=1, help="count the operations of every n-th clip of the test list (accuracy and rate: of all)")
     parser.add_argument("--json", help="figures, written after every row")
     a = parser.parse_intermixed_args()
     examples = read_list(a.test)
@@ -100,7 +101,7 @@ def main() -> None:
                 model = trained(config, Path(place) / "run", kept)
         minutes = (time.process_time() - began) / 60
         clips = (torch.from_numpy(read(e.path, model.sample_rate)[0]).mean(0) for e in examples)
-        report = evaluate(model, clips, label_index(examples, model.labels, a.test, complete=False))
+        report = evaluate(model, clips, label_index(examples, model.labels, a.test, complete=False), count_every=a.count_every)
         row = report.row(name, a.test)
         low, high = row["accuracy_95"]
         rate = "-" if row["firing_rate"] is None else f"{100 * row['firing_rate']:.1f} %"

@@ -91,6 +91,8 @@ def test_a_labelled_list_gives_accuracy_with_its_interval(folder, tmp_path):
     (("a.wav", "--stream"), 2, "either"),
     (("a.wav", "--window-s", "-1"), 2, "window"),
     (("--data", "unlabelled.txt"), 1, "labels are missing"),
+    (("a.wav", "--confusion", "c.png"), 2, "--data"),
+    (("--data", "list.txt", "--raster", "r.png"), 2, "audio file"),
 ])
 def test_misuse_is_one_line(folder, words, code, hint):
     words = [str(folder / w) if w.endswith((".wav", ".txt")) else w for w in words]

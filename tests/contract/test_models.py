@@ -24,6 +24,9 @@ CONVNEXT = {"type": "convnext", "input_channels": 12, "dim": 8, "intermediate_di
 ISTFT = {"type": "istft", "dim": 8, "n_fft": 64, "hop_length": 16}
 SPIKING = {"type": "spiking-convnext", "input_channels": 12, "dim": 32, "intermediate_dim": 32, "num_layers": 1}
 
+CODER = {"input_channels": 6, "dim": 8, "intermediate_dim": 16, "num_layers": 1, "causal": True}
+FRAMES = {"transform": "stft", "hop_length": 20, "frame_length": 32, "quantizer": {"dim": 6, "num_codebooks": 3, "codebook_size": 16}}
+
 CONFIGS: dict[str, list[dict[str, Any]]] = {
     "vocos": [
         {"features": MEL, "backbone": CONVNEXT, "head": ISTFT},
@@ -54,6 +57,11 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     ],
     "hifigan": [{"channels": 24, "in_channels": 8, "upsample_scales": [4, 3]}],
     "audiodec": [{"encoder": {"channels": 2}, "decoder": {"type": "audiodec-decoder", "channels": 2}}],
+    "fourier-codec": [
+        {**FRAMES, "encoder": {**CODER, "input_channels": 34, "embed_kernel_size": 1}, "decoder": {"type": "convnext", **CODER}},
+        {**FRAMES, "transform": "mdct", "frame_length": 40, "encoder": {**CODER, "input_channels": 20}, "decoder": {"type": "convnext", **CODER}},
+        {**FRAMES, "encoder": {**CODER, "input_channels": 34}, "decoder": {**SPIKING, "input_channels": 6, "causal": True, "expansion_init_std": 0.4}},
+    ],
     "sparch": [{"model_type": "RadLIF", "nb_hiddens": 32, "nb_layers": 2, "pdrop": 0.0}, {"model_type": "GRU", "nb_hiddens": 8, "pdrop": 0.0}],
 }
 """Model type -> small configurations (without the type)."""

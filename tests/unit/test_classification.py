@@ -104,6 +104,13 @@ def test_spike_files_train_and_hold_out_speakers(tmp_path):
     assert any("accuracy" in json.dumps(row) for row in rows)
 
 
+@pytest.mark.parametrize("kind", ["RadLIF", "GRU"])
+def test_a_batch_of_one_trains(corpus, tmp_path, kind):
+    folder = start(recipe(corpus, 6, data__batch_size=1, model__model_type=kind), new_folder("t", tmp_path / "run"), report=lambda line: None)
+    for value in load(folder / "last").state_dict().values():
+        assert bool(value.isfinite().all())
+
+
 def test_misfits_are_told(corpus, tmp_path):
     with pytest.raises(TrainingError, match="'high'"):
         start(recipe(corpus, model__labels=["low", "mid"]), new_folder("t", tmp_path / "a"), report=lambda line: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,18 @@ import wavespike
 from wavespike.config import to_dict
 from wavespike.errors import CheckpointError, ConfigError, TrainingError
 from wavespike.models.registry import build
+from wavespike.nn.rvq import ResidualVQ, RVQConfig
 from wavespike.training.adversarial_losses import mel_loss
 from wavespike.training.codec import CodecTask, code_statistics
 from wavespike.training.codec_discriminators import MultiScaleConfig, MultiSpectralConfig, make_codec_discriminator
-from wavespike.training.codec_losses import codec_mel_config, multi_resolution_stft_loss, waveform_shape_loss
+from wavespike.training.codec_losses import (
+    codec_mel_config,
+    compressed_spectrum_loss,
+    loudness_loss,
+    multi_resolution_stft_loss,
+    spectra,
+    waveform_shape_loss,
+)
 from wavespike.training.config import train_config
 from wavespike.training.noisy_data import mix
 from wavespike.training.recipe import load_recipe
@@ -215,3 +224,96 @@ def test_settings_that_mean_nothing_are_refused(place, overrides, error, message
 def test_a_missing_partner_is_named(place, first):
     with pytest.raises((ConfigError, TrainingError, CheckpointError), match=r"noisy partner|damaged files"):
         train(place, "small-4-denoise", "lonely", f"init={first}", f"data.noisy_train={place / 'noise' / '..'}")
+
+
+FOURIER = ["model.encoder.dim=8", "model.encoder.intermediate_dim=16", "model.encoder.num_layers=1", "model.decoder.dim=8", "model.decoder.intermediate_dim=16",
+           "model.decoder.num_layers=1", "trainer.steps=4", "trainer.validate_every=4", "task.quantize_from=2"]
+
+
+@pytest.fixture(scope="module")
+def fourier(place) -> Path:
+    return train(place, "codec-24k", "fourier", *FOURIER)
+
+
+def test_the_quantiser_comes_in_at_its_step_with_started_codebooks(place, fourier):
+    model = wavespike.load(fourier / "last")
+    rows = [json.loads(line) for line in (fourier / "log.jsonl").read_text().splitlines()]
+    steps = {row["step"]: row for row in rows if row["kind"] == "train"}
+    assert "generator/commitment" not in steps[2]
+    assert steps[3]["generator/commitment"] > 0
+    assert all(bool(level.started) for level in model.quantizer.levels)
+    assert float(model.quantizer.get_buffer("levels.0.codebook").abs().mean()) > 0
+
+
+def test_a_fourier_codec_resumes_as_if_it_had_never_stopped(place, fourier):
+    short = train(place, "codec-24k", "fourier-short", *FOURIER, "optimizer.schedule=constant")
+    whole = train(place, "codec-24k", "fourier-whole", *FOURIER, "optimizer.schedule=constant", "trainer.steps=6", "trainer.validate_every=6")
+    config = (short / "config.yaml").read_text().replace("steps: 4\n", "steps: 6\n").replace("validate_every: 4", "validate_every: 6")
+    (short / "config.yaml").write_text(config)
+    resume(short, report=lambda line: None)
+    a, b = (wavespike.load(run / "last").state_dict() for run in (short, whole))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_denoising_encoder_keeps_the_codebooks_and_the_decoder(place, fourier):
+    run = train(place, "codec-24k-denoise", "fourier-denoise", *FOURIER[:-1], f"init={fourier}", f"data.noise={place / 'noise'}")
+    before, after = wavespike.load(fourier / "best"), wavespike.load(run / "last")
+    assert before.fingerprint() == after.fingerprint()
+    assert all(torch.equal(v, after.decoder.state_dict()[k]) for k, v in before.decoder.state_dict().items())
+    assert any(not torch.equal(v, after.encoder.state_dict()[k]) for k, v in before.encoder.state_dict().items())
+
+
+def test_a_spiking_decoder_learns(place):
+    sizes = ["model.decoder.dim=32", "model.decoder.intermediate_dim=32", "model.decoder.num_layers=1"]
+    run = train(place, "codec-24k-spiking", "fourier-spiking", *FOURIER[:3], *sizes, "task.quantize_from=0")
+    assert wavespike.load(run / "last").config.decoder.type_name == "spiking-convnext"
+
+
+def test_lost_frames_come_at_the_share_and_in_the_bursts_asked_for():
+    config = train_config(load_recipe(RECIPES / "codec-24k.yaml", [*TINY, *FOURIER, "task.lost_share=0.5", "task.lost_rate=0.4", "task.lost_burst=6.0"]))
+    task = CodecTask(build(to_dict(config.model)), config)
+    torch.manual_seed(0)
+    lost = task.lost_frames(torch.zeros(400, 4, 300))
+    losing = lost.any(1).float().mean()
+    assert 0.4 < losing < 0.55
+    assert abs(float(lost.float().mean()) - 0.5 * 0.4 / 2) < 0.02  # rates of 0 to 0.4 in half of the items
+    bursts = (lost[:, 1:] & ~lost[:, :-1]).sum()
+    assert 2.0 < float(lost[:, 1:].sum() / bursts) < 5.0  # mean lengths of 1 to 6
+
+
+def test_losses_on_spectra_are_zero_for_equal_signals_and_loudness_forgets_the_level():
+    x, y = 0.1 * torch.randn(2, 6000), 0.1 * torch.randn(2, 6000)
+    assert float(compressed_spectrum_loss(spectra(x), spectra(x))) == 0
+    assert float(loudness_loss(spectra(x), spectra(x), RATE)) == 0
+    loud = loudness_loss(spectra(y), spectra(x), RATE)
+    assert float(loudness_loss(spectra(0.1 * y), spectra(0.1 * x), RATE)) == pytest.approx(float(loud), rel=1e-2)
+    assert compressed_spectrum_loss(spectra(-x), spectra(x)) > 0.1  # phase counts
+    assert float(loudness_loss(spectra(-x), spectra(x), RATE)) == 0  # and here it does not
+    silent = torch.zeros(1, 6000, requires_grad=True)
+    (compressed_spectrum_loss(spectra(silent), spectra(x[:1])) + loudness_loss(spectra(silent), spectra(x[:1]), RATE)).backward()
+    assert bool(torch.isfinite(silent.grad).all())
+
+
+def test_codebooks_started_together_quantise_better_than_a_first_batch_can():
+    torch.manual_seed(0)
+    latents = torch.randn(4, 6, 200)
+    config = RVQConfig(dim=6, num_codebooks=3, codebook_size=64, kmeans_iterations=10)
+    few, many = ResidualVQ(config), ResidualVQ(config)
+    few.start(latents[:1, :, :40])
+    many.start(latents)
+    error = [float((q.decode(q.encode(latents)) - latents).square().mean()) for q in (few, many)]
+    assert error[1] < 0.7 * error[0] < float(latents.square().mean())
+
+
+@pytest.mark.parametrize(("word", "message"), [
+    ("task.lost_rate=1.0", "lost_rate"), ("task.lost_share=2.0", "lost_share"), ("task.lost_burst=0.5", "lost_burst"),
+])
+def test_wrong_losses_of_frames_are_refused(word, message):
+    with pytest.raises(ConfigError, match=message):
+        train_config(load_recipe(RECIPES / "codec-24k.yaml", [word]))
+
+
+def test_only_a_codec_that_conceals_trains_with_lost_frames():
+    config = train_config(load_recipe(RECIPES / "small-1-autoencoder.yaml", [*TINY, "task.lost_share=0.5"]))
+    with pytest.raises(ConfigError, match="does not conceal"):
+        CodecTask(build(to_dict(config.model)), config)

@@ -112,6 +112,20 @@ def test_the_fused_scan_has_the_values_and_gradients_of_the_loop(kind: str, rese
         assert float(results[1][4].abs()) > 1e-3  # the decay learns
 
 
+@pytest.mark.parametrize("logit", [-4.0, 0.0, 2.0, 2.5, 5.0])
+def test_a_learnt_decay_gets_the_gradient_of_the_loop_however_short_the_memory(logit: float) -> None:
+    torch.manual_seed(2)
+    x, pull = torch.randn(4, 300, dtype=torch.float32) * 2, torch.randn(4, 300)
+    grads = []
+    for scan, start in ((scan_by_steps, torch.zeros(300, dtype=torch.float64)), (neuron_scan, None)):
+        dtype = torch.float64 if start is not None else torch.float32
+        w = torch.tensor(logit, dtype=dtype, requires_grad=True)
+        s, _ = scan(x.to(dtype), start, torch.sigmoid(w), NeuronConfig())
+        s.backward(pull.to(dtype))
+        grads.append(float(w.grad))  # type: ignore[arg-type]
+    assert grads[1] == pytest.approx(grads[0], rel=2e-4, abs=2e-4)
+
+
 def test_a_view_in_time_is_a_constant_input() -> None:
     x, w = torch.randn(3, 4).requires_grad_(), torch.tensor(0.0)
     spikes, _ = plif_scan(x.expand(4, 3, 4), None, w)

@@ -58,7 +58,7 @@ def test_recurrent_synapses_are_those_of_spikes_that_a_step_follows_without_the_
     x = torch.randn(1, 10, 20)
     (spikes,) = model.net.spikes(x.transpose(1, 2))
     followed, all_spikes = int(spikes[:, :-1].sum()), int(spikes.sum())
-    assert 0 < followed
+    assert followed > 0
     assert count_operations(model, x)[0].acs == followed * 5 + all_spikes * 3
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wavespike.errors import ConfigError, UsageError
-from wavespike.nn.rvq import ResidualVQ, RVQConfig, code_histogram, kmeans, perplexity, usage
+from wavespike.nn.rvq import ResidualVQ, RVQConfig, beam_search, code_histogram, kmeans, perplexity, usage
 
 PUBLISHED = RVQConfig(dim=16, num_codebooks=2, codebook_size=64)
 OURS = dataclasses.replace(PUBLISHED, decay=0.99, kmeans_iterations=10, restart_below=0.5, commit_all_levels=True)
@@ -136,3 +136,38 @@ def test_bad_settings_and_too_many_levels_are_refused():
         RVQConfig(decay=1.0)
     with pytest.raises(UsageError, match=r"1\.\.2"):
         ResidualVQ(PUBLISHED).encode(torch.zeros(1, 16, 3), 3)
+
+
+class TestBeamSearch:
+    """Keeping several paths finds sums of codewords nearer to the vector than taking the nearest codeword at every level."""
+
+    def quantiser(self, beam: int) -> ResidualVQ:
+        torch.manual_seed(0)
+        q = ResidualVQ(RVQConfig(dim=6, num_codebooks=4, codebook_size=16, kmeans_iterations=5, beam=beam)).eval()
+        q.start(torch.randn(4, 6, 200))
+        return q
+
+    def test_a_beam_of_one_is_the_greedy_search(self):
+        q = self.quantiser(1)
+        x = torch.randn(2, 6, 50)
+        books = torch.stack([q.get_buffer(f"levels.{k}.codebook") for k in range(4)])
+        assert torch.equal(beam_search(x.transpose(1, 2).flatten(0, 1), books, 1).view(2, 50, 4).transpose(1, 2), q.encode(x))
+
+    def test_a_wider_beam_errs_less_and_a_full_one_finds_the_best(self):
+        x = torch.randn(2, 6, 300)
+        error = {w: float((self.quantiser(w).decode(self.quantiser(w).encode(x)) - x).square().mean()) for w in (1, 2, 4, 16)}
+        assert error[16] < error[4] < error[2] < error[1]
+        q = self.quantiser(16)
+        books = torch.stack([q.get_buffer(f"levels.{k}.codebook") for k in range(2)])
+        vectors = torch.randn(50, 6)
+        sums = (books[0][:, None] + books[1][None]).flatten(0, 1)  # every pair
+        nearest = torch.cdist(vectors, sums).min(1).values
+        codes = beam_search(vectors, books, 16)
+        assert torch.allclose((vectors - books[0][codes[:, 0]] - books[1][codes[:, 1]]).norm(dim=1), nearest, atol=1e-5)
+
+    def test_no_frames_no_codes(self):
+        assert self.quantiser(4).encode(torch.zeros(2, 6, 0)).shape == (2, 4, 0)
+
+    def test_a_beam_that_cannot_be_is_refused(self):
+        with pytest.raises(ConfigError, match="beam"):
+            RVQConfig(codebook_size=16, beam=17)

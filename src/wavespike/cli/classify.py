@@ -40,6 +40,10 @@ def run(args: Any) -> int:
         raise UsageError("expected either files or --stream, got both; drop one")
     if args.window_s is not None and not args.window_s > 0:
         raise UsageError(f"--window-s: expected a time above 0, got {args.window_s:g}")
+    if args.confusion is not None and args.data is None:
+        raise UsageError("--confusion: expected --data LIST with it, got none; a confusion matrix needs labels")
+    if args.raster is not None and not args.input:
+        raise UsageError("--raster: expected an audio file with it, got none; it draws the spikes of the first file")
     if not args.every_s > 0:
         raise UsageError(f"--every-s: expected a time above 0, got {args.every_s:g}")
     model = load(args.model, engine=args.engine)

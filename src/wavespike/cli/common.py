@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "vocos-24k"
 """The model of a verb that is not told one."""
+DEFAULT_CODEC = "codec-24k"
+"""The same for the verbs of codecs."""
 
 
 def add_model(parser: Any) -> None:

@@ -6,15 +6,15 @@ import json
 import sys
 from typing import Any
 
-from wavespike.cli.common import add_sample_format, duration_text, load_codec, note, progress
+from wavespike.cli.common import DEFAULT_CODEC, add_sample_format, duration_text, load_codec, note, progress
 
 
 def add_arguments(parser: Any) -> None:
     parser.add_argument("input", type=str, help="a .wsc file, or - for standard input")
     parser.add_argument("output", type=str, help="the audio file to write (WAV, FLAC, OGG, MP3), or - for 16-bit WAV on standard output")
-    parser.add_argument("--model", type=str, default=None, help="the codec it was made with (default: the name in the file)")
+    parser.add_argument("--model", type=str, default=None, help=f"the codec it was made with (default: the name in the file; {DEFAULT_CODEC} for standard input)")
     parser.add_argument("--decoder", type=str, default=None, help="decode with the vocoder of this checkpoint")
-    parser.add_argument("--conceal", choices=["repeat", "silence"], default="repeat", help="what lost blocks become")
+    parser.add_argument("--conceal", choices=["model", "repeat", "silence"], default=None, help="what lost blocks become (default: model where the codec can, else repeat)")
     parser.add_argument("--strict", action="store_true", help="exit 1 when anything was lost or damaged")
     add_sample_format(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -28,7 +28,7 @@ def run(args: Any) -> int:
 
     if args.json and args.output == "-":
         raise UsageError("expected a file as output with --json, got standard output; both would print there")
-    name = args.model if args.model is not None else read_model_name(args.input)
+    name = args.model or (DEFAULT_CODEC if args.input == "-" else read_model_name(args.input))
     codec = load_codec(name, args.decoder)
     with progress("decoding", None) as advance:
         done = decode_file(codec, args.input, args.output, model_name=Path(name).name, conceal=args.conceal, sample_format=args.sample_format, advance=advance)

@@ -6,13 +6,13 @@ import json
 import sys
 from typing import Any
 
-from wavespike.cli.common import duration_text, load_codec, note, progress
+from wavespike.cli.common import DEFAULT_CODEC, duration_text, load_codec, note, progress
 
 
 def add_arguments(parser: Any) -> None:
     parser.add_argument("input", type=str, help="an audio file (WAV, FLAC, OGG, MP3), or - for PCM WAV from standard input")
     parser.add_argument("output", type=str, help="the .wsc file to write, or - for standard output")
-    parser.add_argument("--model", type=str, required=True, help="a codec's name (wavespike models), or a folder with a checkpoint")
+    parser.add_argument("--model", type=str, default=DEFAULT_CODEC, help=f"a codec's name (wavespike models), or a folder with a checkpoint (default: {DEFAULT_CODEC})")
     parser.add_argument("--decoder", type=str, default=None, help="decode with the vocoder of this checkpoint (the codes stay the same)")
     parser.add_argument("--bitrate", type=float, default=None, help="at most so many bits a second and stream (default: all codebooks)")
     parser.add_argument("--entropy", action="store_true", help="entropy-code the blocks (pip install 'wavespike[entropy]')")

@@ -6,13 +6,13 @@ import dataclasses
 import json
 from typing import Any
 
-from wavespike.cli.common import load_codec, note, progress
+from wavespike.cli.common import DEFAULT_CODEC, load_codec, note, progress
 
 
 def add_arguments(parser: Any) -> None:
     parser.add_argument("input", type=str, nargs="?", default=None, help="an audio file; leave it out to use sound cards")
     parser.add_argument("output", type=str, nargs="?", default=None, help="the audio file to write")
-    parser.add_argument("--model", type=str, default=None, help="a codec's name (wavespike models), or a folder with a checkpoint")
+    parser.add_argument("--model", type=str, default=DEFAULT_CODEC, help=f"a codec's name (wavespike models), or a folder with a checkpoint (default: {DEFAULT_CODEC})")
     parser.add_argument("--decoder", type=str, default=None, help="decode with the vocoder of this checkpoint")
     parser.add_argument("--fast", action="store_true", help="a file without real-time pace: nothing is dropped, no end-to-end latency")
     parser.add_argument("--input-device", type=str, default=None, help="microphone: index or part of a name (--list-devices)")
@@ -36,8 +36,6 @@ def run(args: Any) -> int:
         devices = list_devices()
         print(json.dumps(devices, indent=2) if args.json else "\n".join(f"{d['index']:>3}  {d['inputs']} in  {d['outputs']} out  {d['rate_hz']:.0f} Hz  {d['name']}" for d in devices))
         return 0
-    if args.model is None:
-        raise UsageError("expected --model, got none; name a codec or a folder with its checkpoint")
     if (args.input is None) != (args.output is None):
         raise UsageError("expected an input and an output file, got one; leave both out for sound cards")
     try:

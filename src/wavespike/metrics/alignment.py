@@ -16,7 +16,7 @@ from wavespike.signal.resample import Samples, resample
 MOST_S = 1.0
 """The largest lag that is looked for."""
 CLEAR, BETTER = 0.6, 0.02
-"""A waveform correlation that counts as the same waveform; what a lag must gain over none."""
+"""A correlation that counts as the same waveform, or the same envelope; what a lag must gain over none."""
 
 
 def lag_samples(reference: Samples, estimate: Samples, rate_hz: int) -> int:
@@ -27,7 +27,7 @@ def lag_samples(reference: Samples, estimate: Samples, rate_hz: int) -> int:
         return lag if peak > none + BETTER else 0
     step = max(1, rate_hz // 200)  # 5 ms
     lag, peak, none = _best(_envelope(reference, step), _envelope(estimate, step), most // step)
-    return lag * step if peak > none + BETTER else 0
+    return lag * step if peak >= CLEAR and peak > none + BETTER else 0
 
 
 def _envelope(x: Samples, step: int) -> NDArray[np.float64]:

@@ -244,7 +244,7 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(module, Neuron):
                 if isinstance(output, tuple):
                     self._here().__iadd__(count_neurons(module, *inputs, spikes=output[0]))
-            elif by_equation(module) and isinstance(output, tuple):
+            elif isinstance(module, RecurrentLayer) and module.spiking and isinstance(output, tuple):
                 self._here().__iadd__(count_spiking_layer(module, inputs[0], output[0]))
             self._quiet.pop()
             self._stack.pop()
@@ -369,7 +369,7 @@ def count_spiking_layer(layer: RecurrentLayer, x: Tensor, spikes: Tensor) -> Ope
                      neuron_comparisons=sites, bytes=spikes.element_size() * sites * (3 if adaptive else 2))
     sides = 2 if layer.bidirectional else 1
     if layer.recurrent:
-        V = layer.get_submodule("V").weight
+        V = layer.get_parameter("V.weight")
         targets = (_nonzero(V) * (1 - torch.eye(len(V), device=V.device))).sum(1)  # [H], row-vector product s V
         halves = spikes.chunk(sides, -1)
         heard = halves[0][:-1].flatten(0, 1).sum(0) + (halves[1][1:].flatten(0, 1).sum(0) if sides == 2 else 0)  # spikes that a step follows
@@ -422,20 +422,20 @@ def count(model: Model[Any], audio: Tensor, **condition: Any) -> Counted:
         return count_run(model, lambda: model(audio, **condition))
 
 
-def count_run(model: nn.Module, run: Callable[[], Any]) -> Counted:
-    """Operations of anything that runs `model`."""
+def count_run(model: nn.Module, run: Callable[[], Any], *, rates: bool = True) -> Counted:
+    """Operations of anything that runs `model`, and the firing rates of its layers unless `rates` is false."""
     with torch.no_grad():
-        rates: dict[str, float] = {}
-        if spiking_layers(model):  # a run of its own: recording costs operations too
+        measured: dict[str, float] = {}
+        if rates and spiking_layers(model):  # a run of its own: recording costs operations too
             with record_spikes(model) as record:
                 run()
-            rates = record.rates
+            measured = record.rates
         counter = OperationCounter(model)
         with counter.modules(), counter:
             run()
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
     layers = dict(sorted(counter.layers.items(), key=lambda item: order.get(item[0], -1)))
-    return Counted(layers, rates, counter.uncounted)
+    return Counted(layers, measured, counter.uncounted)
 
 
 @dataclasses.dataclass(frozen=True)

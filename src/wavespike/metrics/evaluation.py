@@ -129,6 +129,7 @@ def evaluate(systems: Mapping[str, System], files: Sequence[Path], settings: Set
     Raises AudioError when no file can be used.
     """
     chosen = Settings() if settings is None else settings
+    threads = torch.get_num_threads()  # a metric's package may change it later
     panel = Panel(chosen.metrics or DEFAULT, chosen.processes, chosen.seed)
     cache = Cache(chosen.cache)
     work = _Work(chosen, panel, cache, files, advance)
@@ -140,7 +141,7 @@ def evaluate(systems: Mapping[str, System], files: Sequence[Path], settings: Set
         work.costs(name, result)
     for name, result in results.items():
         work.score(name, result)
-    return Evaluation(data, chosen, work.seconds, work.unreadable, original, results, torch.get_num_threads(), work.kept)
+    return Evaluation(data, chosen, work.seconds, work.unreadable, original, results, threads, work.kept)
 
 
 class _Work:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from wavespike.metrics.energy import TECHNOLOGIES, Operations, count_run
 from wavespike.models.sparch import SpArch
+from wavespike.nn.recording import record_spikes, spiking_layers
 
 PRICES = TECHNOLOGIES["45nm"]
 
@@ -79,23 +82,30 @@ def count_operations(model: SpArch, features: Tensor) -> tuple[Operations, float
     return counted.total, sum(rates) / len(rates) if rates else None
 
 
-def evaluate(model: SpArch, clips: Iterable[Tensor], targets: Sequence[int]) -> Report:
-    """Clips [T] at the model's rate (or spike counts [units, bins]) and their classes -> figures, one example at a time, without padding."""
+def evaluate(model: SpArch, clips: Iterable[Tensor], targets: Sequence[int], *, count_every: int = 1) -> Report:
+    """Clips [T] at the model's rate (or spike counts [units, bins]) and their classes -> figures, one example at a time, without padding.
+
+    Operations are counted on every `count_every`-th example, firing rates on all.
+    """
     classes = len(model.labels)
     confusion = torch.zeros(classes, classes, dtype=torch.int64)
     total = Operations()
-    rates: list[float] = []
-    count = 0
+    spikes, sites, counted, count = 0.0, 0, 0, 0
+    model.eval()
+    spiking = bool(spiking_layers(model))
     for clip, target in zip(clips, targets, strict=True):
         with torch.inference_mode():
             features = model.features(clip[None]) if clip.ndim == 1 else clip[None]
-            answer = int(model.logits(features).argmax())
-        operations, rate = count_operations(model, features)
-        total += operations
-        if rate is not None:
-            rates.append(rate)
+            with record_spikes(model) if spiking else nullcontext() as record:
+                answer = int(model.logits(features).argmax())
+        if record is not None:
+            spikes += sum(layer.spikes for layer in record.layers.values())
+            sites += sum(layer.sites for layer in record.layers.values())
+        if count % count_every == 0:
+            total += count_run(model, partial(model.logits, features), rates=False).total
+            counted += 1
         confusion[target, answer] += 1
         count += 1
-    mean = Operations(**{name: value / max(1, count) for name, value in asdict(total).items()})
-    return Report(examples=count, correct=int(confusion.diagonal().sum()), confusion=confusion, rate=sum(rates) / len(rates) if rates else None,
+    mean = Operations(**{name: value / max(1, counted) for name, value in asdict(total).items()})
+    return Report(examples=count, correct=int(confusion.diagonal().sum()), confusion=confusion, rate=spikes / max(1, sites) if spiking else None,
                   operations=mean, parameters=model.parameter_count())

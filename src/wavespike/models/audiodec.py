@@ -310,6 +310,14 @@ class AudioDec(Codec[AudioDecConfig]):
         return self.quantizer
 
     @property
+    def analysis(self) -> tuple[nn.Module, ...]:
+        return self.encoder, self.projector
+
+    @property
+    def synthesis(self) -> nn.Module:
+        return self.decoder
+
+    @property
     def sample_rate(self) -> int:
         return self.config.sample_rate
 
@@ -337,6 +345,10 @@ class AudioDec(Codec[AudioDecConfig]):
         latents: Tensor = self.projector(self.encoder(audio))
         return latents
 
+    def synthesise(self, latents: Tensor, missing: Tensor | None = None) -> Tensor:
+        audio: Tensor = self.decoder(latents)
+        return audio
+
     def quantize(self, audio: Tensor) -> Quantized:
         """Audio [B, C, T] -> quantised latents, codes, commitment, perplexity and usage; what training looks at."""
         quantized: Quantized = self.quantizer(self.latents(audio))
@@ -346,10 +358,10 @@ class AudioDec(Codec[AudioDecConfig]):
         self.check_input(audio)
         return self.quantizer.encode(self.latents(audio), num_codebooks)
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, missing: Tensor | None = None) -> Tensor:
         self.check_codes(codes)
-        audio: Tensor = self.decoder(self.quantizer.decode(codes))
-        return audio
+        self.check_missing(codes, missing)
+        return self.synthesise(self.quantizer.decode(codes))
 
     def stream(
         self, batch_size: int = 1, start: Literal["offline", "zeros", "warm"] = "offline", num_codebooks: int | None = None
@@ -420,9 +432,10 @@ class AudioDecStream(CodecStream):
         return self._model.quantizer.encode(z, self._levels)
 
     @torch.inference_mode()
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, missing: Tensor | None = None) -> Tensor:
         """Codes [B, k, l] -> audio [B, C, l * hop]."""
         self._model.check_codes(codes, empty_ok=True)
+        self._model.check_missing(codes, missing)
         if codes.shape[0] != self._batch:
             raise FeatureError(f"expected codes of {self._batch} streams as this session was opened for, got {codes.shape[0]}")
         codes = codes.to(self._ready.device)
@@ -442,5 +455,13 @@ class AudioDecStream(CodecStream):
         return audio
 
     def flush(self) -> Tensor:
+        """Nothing is held back: [B, C, 0]."""
+        return self._ready[..., :0]
+
+    def flush_codes(self) -> Tensor:
+        """Nothing is held back: [B, K, 0]."""
+        return self.encode(self._pending[..., :0])
+
+    def flush_audio(self) -> Tensor:
         """Nothing is held back: [B, C, 0]."""
         return self._ready[..., :0]

@@ -136,8 +136,16 @@ class CodecStream(Stream):
         """The next audio [B, C, t] -> the codes [B, K, l] that are final by now (possibly l = 0)."""
 
     @abc.abstractmethod
-    def decode(self, codes: Tensor) -> Tensor:
-        """The next codes [B, k, l] -> the audio [B, C, t] that is final by now."""
+    def decode(self, codes: Tensor, missing: Tensor | None = None) -> Tensor:
+        """The next codes [B, k, l] -> the audio [B, C, t] that is final by now. `missing` [B, l]: frames that were lost, for a codec that `conceals`."""
+
+    @abc.abstractmethod
+    def flush_codes(self) -> Tensor:
+        """End of the audio given to `encode` -> the codes [B, K, l] that waited for more; in all ceil(samples / hop) come out."""
+
+    @abc.abstractmethod
+    def flush_audio(self) -> Tensor:
+        """End of the codes given to `decode` -> the audio [B, C, t] that waited for more; in all frames * hop samples come out."""
 
 
 class Codec(Model[ConfigT]):
@@ -149,6 +157,21 @@ class Codec(Model[ConfigT]):
     @abc.abstractmethod
     def quantizer_module(self) -> ResidualVQ:
         """The quantiser whose codebooks give the codes their meaning."""
+
+    @property
+    @abc.abstractmethod
+    def analysis(self) -> tuple[nn.Module, ...]:
+        """What makes latents of audio: the parts before the quantiser."""
+
+    @property
+    @abc.abstractmethod
+    def synthesis(self) -> nn.Module:
+        """What makes audio of quantised latents."""
+
+    @property
+    def conceals(self) -> bool:
+        """Whether `decode` bridges lost frames by itself."""
+        return False
 
     @property
     @abc.abstractmethod
@@ -168,15 +191,32 @@ class Codec(Model[ConfigT]):
     @property
     @abc.abstractmethod
     def delay(self) -> int:
-        """Future samples that an output sample waits for at most (look-ahead; the frame a caller gathers comes on top)."""
+        """Future samples that an output sample depends on at most: the latency when samples are given one by one."""
+
+    def delay_with(self, frame_samples: int) -> int:
+        """Samples from the arrival of a sample to its output, at most, for a caller that gathers frames of so many."""
+        return self.delay + frame_samples
+
+    @property
+    def edge(self) -> int:
+        """Samples at the end of `decode` that one more code would change."""
+        return 0
+
+    @abc.abstractmethod
+    def latents(self, audio: Tensor) -> Tensor:
+        """Audio [B, C, T] -> latents before quantising [B, D, ceil(T / hop)]; what training looks at."""
+
+    @abc.abstractmethod
+    def synthesise(self, latents: Tensor, missing: Tensor | None = None) -> Tensor:
+        """Quantised latents [B, D, L] -> audio [B, C, L * hop]."""
 
     @abc.abstractmethod
     def encode(self, audio: Tensor, num_codebooks: int | None = None) -> Tensor:
         """Audio [B, C, T] -> codes [B, K, ceil(T / hop)] int64, each in 0..codebook_size - 1; the first `num_codebooks` levels."""
 
     @abc.abstractmethod
-    def decode(self, codes: Tensor) -> Tensor:
-        """Codes [B, k, L] of the first k <= K levels -> audio [B, C, L * hop]."""
+    def decode(self, codes: Tensor, missing: Tensor | None = None) -> Tensor:
+        """Codes [B, k, L] of the first k <= K levels -> audio [B, C, L * hop]. `missing` [B, L] bool: lost frames, for a codec that `conceals`."""
 
     @abc.abstractmethod
     def stream(self, batch_size: int = 1) -> CodecStream:
@@ -238,6 +278,15 @@ class Codec(Model[ConfigT]):
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= self.codebook_size:
             raise FeatureError(f"expected codes in 0..{self.codebook_size - 1}, got {low}..{high}; they belong to another codec or carry level offsets")
+
+    def check_missing(self, codes: Tensor, missing: Tensor | None) -> None:
+        """Raises UsageError when this codec does not conceal, FeatureError unless `missing` is boolean [B, L] as the codes."""
+        if missing is None:
+            return
+        if not self.conceals:
+            raise UsageError(f"expected no missing frames, got some; a {type(self).__name__} does not conceal them: repeat or silence them (wavespike decode --conceal)")
+        if missing.dtype != torch.bool or missing.shape != (codes.shape[0], codes.shape[2]):
+            raise FeatureError(f"expected missing frames as booleans [{codes.shape[0]}, {codes.shape[2]}], got {missing.dtype} {list(missing.shape)}")
 
 
 class ClassifierStream(Stream):

@@ -18,6 +18,7 @@ MODEL_TYPES: dict[str, str] = {
     "griffin-lim": "wavespike.models.griffin_lim:GriffinLim",
     "specgrad": "wavespike.models.specgrad:SpecGrad",
     "audiodec": "wavespike.models.audiodec:AudioDec",
+    "fourier-codec": "wavespike.models.fourier_codec:FourierCodec",
     "hifigan": "wavespike.models.hifigan:HiFiGAN",
     "sparch": "wavespike.models.sparch:SpArch",
 }

@@ -21,7 +21,7 @@ from wavespike.nn.norm import Norm, make_norm
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvNeXtConfig(Config):
-    """`layer_scale_init_value` None means 1 / num_layers; 0 is kept as 0."""
+    """`layer_scale_init_value` None means 1 / num_layers; 0 is kept as 0. `embed_kernel_size` is that of the first convolution."""
 
     type_name: ClassVar[str] = "convnext"
 
@@ -32,6 +32,7 @@ class ConvNeXtConfig(Config):
     layer_scale_init_value: float | None = None
     adanorm_num_embeddings: int | None = None
     causal: bool = False
+    embed_kernel_size: int = 7
 
 
 class ConvNeXtBlock(nn.Module):
@@ -86,7 +87,7 @@ class ConvNeXtBackbone(nn.Module):
         self.config = config
         c = config
         scale = c.layer_scale_init_value if c.layer_scale_init_value is not None else 1 / c.num_layers
-        self.embed = Conv1d(c.input_channels, c.dim, 7, causal=c.causal)
+        self.embed = Conv1d(c.input_channels, c.dim, c.embed_kernel_size, causal=c.causal)
         self.norm = make_norm(c.dim, c.adanorm_num_embeddings)
         self.convnext = nn.ModuleList(
             ConvNeXtBlock(c.dim, c.intermediate_dim, scale, c.adanorm_num_embeddings, c.causal) for _ in range(c.num_layers)
@@ -102,7 +103,7 @@ class ConvNeXtBackbone(nn.Module):
     @property
     def context_frames(self) -> tuple[int, int]:
         """Frames of past and of future that one output frame sees."""
-        span = 6 * (1 + self.config.num_layers)
+        span = self.config.embed_kernel_size - 1 + 6 * self.config.num_layers
         return (span, 0) if self.config.causal else (span // 2, span // 2)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:

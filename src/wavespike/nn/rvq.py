@@ -40,12 +40,16 @@ class RVQConfig(Config):
     """A codeword whose moving average of uses a step falls below this is replaced by a vector of the batch; 0 never."""
     codebook_dropout: float = 0.0
     """Probability that a training item is quantised by a random number of levels (1..K): one model, many bitrates."""
+    beam: int = 1
+    """Paths that the search of `encode` keeps from level to level (training takes the nearest codeword at once: 1)."""
     commit_all_levels: bool = False
     """Let the commitment of every level pass its gradient to the encoder; as published, only the first level's does."""
 
     def __post_init__(self) -> None:
         if self.num_codebooks < 1 or self.codebook_size < 2 or self.dim < 1:
             raise ConfigError(f"quantizer: expected num_codebooks >= 1, codebook_size >= 2, dim >= 1, got {self.num_codebooks}, {self.codebook_size}, {self.dim}")
+        if not 1 <= self.beam <= self.codebook_size:
+            raise ConfigError(f"quantizer.beam: expected 1..{self.codebook_size} (codebook_size), got {self.beam}")
         if not 0 <= self.decay < 1 or not 0 <= self.codebook_dropout <= 1:
             raise ConfigError(f"quantizer: expected 0 <= decay < 1 and 0 <= codebook_dropout <= 1, got {self.decay} and {self.codebook_dropout}")
 
@@ -75,6 +79,26 @@ def nearest_codeword(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index of the nearest row (squared Euclid) for vectors [M, D] in a codebook [N, D] -> [M] int64."""
     distance = vectors.square().sum(1, keepdim=True) - 2 * vectors @ codebook.t() + codebook.square().sum(1)
     return distance.argmin(1)
+
+
+def beam_search(vectors: Tensor, codebooks: Tensor, width: int) -> Tensor:
+    """Codes [M, K] of vectors [M, D] in codebooks [K, N, D]: the best path of a search that keeps the `width` best at every level.
+
+    The M-algorithm of multistage quantisers (LeBlanc et al., 1993); width 1 takes the nearest codeword at every level. Prefixes of the path are good, not best.
+    """
+    count, (levels, size, dim) = vectors.shape[0], codebooks.shape
+    residual, cost = vectors[:, None], vectors.new_zeros(count, 1)  # [M, W, D], [M, W]
+    codes: list[Tensor] = []
+    for k in range(levels):
+        book = codebooks[k]
+        paths = residual.shape[1]
+        # |r - e|^2 less what no choice changes: the cost of a path so far is |r|^2
+        score = (cost[..., None] + book.square().sum(1) - 2 * (residual.reshape(-1, dim) @ book.t()).view(count, paths, size)).flatten(1)
+        cost, best = score.topk(width if k < levels - 1 else 1, dim=1, largest=False)
+        parent, index = best // size, best % size
+        residual = residual.gather(1, parent[..., None].expand(-1, -1, dim)) - book[index]
+        codes = [*(c.gather(1, parent) for c in codes), index]
+    return torch.cat(codes, 1)
 
 
 def kmeans(vectors: Tensor, size: int, iterations: int) -> tuple[Tensor, Tensor]:
@@ -215,6 +239,15 @@ class ResidualVQ(nn.Module):
         histogram = code_histogram(stacked, self.config.codebook_size)
         return Quantized(total, stacked, commitment, perplexity(histogram), usage(histogram))
 
+    @torch.no_grad()
+    def start(self, x: Tensor) -> None:
+        """Start every level that waits for its k-means on latents [B, D, L], as many of them as can be had: one batch is often fewer than the codewords."""
+        residual = x.transpose(1, 2).reshape(-1, self.config.dim)
+        for level in self.levels:
+            assert isinstance(level, Codebook)
+            level.start(residual)
+            residual = residual - F.embedding(level.index(residual), level.codebook)
+
     def _active_levels(self, batch: int, device: torch.device) -> Tensor:
         """How many levels each item uses [B]: all, or a random number for the items that codebook dropout picks."""
         c = self.config
@@ -225,12 +258,16 @@ class ResidualVQ(nn.Module):
         return torch.where(torch.rand(batch, device=device) < c.codebook_dropout, fewer, full)
 
     def encode(self, x: Tensor, num_codebooks: int | None = None) -> Tensor:
-        """Latents [B, D, L] -> indices [B, K, L] of the first `num_codebooks` levels."""
+        """Latents [B, D, L] -> indices [B, K, L] of the first `num_codebooks` levels: with a beam, the best for just these levels."""
         count = self.config.num_codebooks if num_codebooks is None else num_codebooks
         if not 1 <= count <= self.config.num_codebooks:
             raise UsageError(f"expected num_codebooks in 1..{self.config.num_codebooks}, got {count}; the model has no more levels")
         batch, dim, frames = x.shape
         residual = x.transpose(1, 2).reshape(-1, dim)
+        if self.config.beam > 1:
+            books = torch.stack([level.get_buffer("codebook") for level in list(self.levels)[:count]])
+            found = [beam_search(part, books, self.config.beam) for part in residual.split(512)] if len(residual) else [residual.new_zeros(0, count, dtype=torch.int64)]
+            return torch.cat(found).view(batch, frames, count).transpose(1, 2)
         codes = []
         for level in list(self.levels)[:count]:
             assert isinstance(level, Codebook)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import sys
 import wave
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from wavespike.runtime.bitstream import Block, EntropyCoder, Header, Probabiliti
 from wavespike.signal.files import Reader, SampleFormat, Writer, replacing
 from wavespike.signal.resample import Resampler, Samples, resampled_length
 
-Conceal = Literal["repeat", "silence"]
+Conceal = Literal["model", "repeat", "silence"]
 CHUNK_S = 1.0
 
 
@@ -114,6 +115,7 @@ def encode_file(
             writer.write(codes[:, :levels].cpu().numpy())
             file.flush()
             advance(chunk.shape[1] / codec.sample_rate)
+        writer.write(session.flush_codes()[:, :levels].cpu().numpy())
         writer.close(samples)
         file.flush()
     resampled_from = audio.rate_hz if audio.rate_hz != codec.sample_rate else None
@@ -121,10 +123,10 @@ def encode_file(
 
 
 def decode_file(
-    codec: Codec[Any], source: str | Path, target: str | Path, *, model_name: str, conceal: Conceal = "repeat", sample_format: SampleFormat = "int16",
+    codec: Codec[Any], source: str | Path, target: str | Path, *, model_name: str, conceal: Conceal | None = None, sample_format: SampleFormat = "int16",
     advance: Callable[[float], None] = lambda seconds: None,
 ) -> Decoded:
-    """A `.wsc` file (or `-`) -> an audio file (or `-`, WAV). Lost blocks are concealed and counted, never fatal.
+    """A `.wsc` file (or `-`) -> an audio file (or `-`, WAV). Lost blocks are concealed and counted, never fatal: by the codec itself where it can.
 
     Raises BitstreamError for a file without a sound header, CheckpointError for one made with other weights.
     """
@@ -136,11 +138,13 @@ def decode_file(
         session = stack.enter_context(codec.stream(h.streams))
         channels = h.streams * codec.output_channels
         out = stack.enter_context(_audio_target(target, h, channels, sample_format))
-        concealer = Concealer(h, channels, session.decode, conceal)
+        if conceal == "model" and not codec.conceals:
+            raise UsageError(f"conceal: expected 'repeat' or 'silence' for a {type(codec).__name__}, got 'model'; it does not conceal lost frames itself")
+        concealer = Concealer(h, channels, session.decode, conceal or ("model" if codec.conceals else "repeat"))
         written = 0
         held: Samples = np.zeros((channels, 0), np.float32)  # the exact length may come last, so the last frame waits
-        for block in reader.blocks(coder):
-            for audio in concealer.play(block):
+        for block in itertools.chain(reader.blocks(coder), (None,)):  # the end brings out what the session held back
+            for audio in concealer.play(block) if block is not None else (concealer.as_samples(session.flush_audio()),):
                 held = np.concatenate([held, audio], 1)
                 ready = max(0, held.shape[1] - h.hop)
                 if reader.samples is not None:
@@ -183,13 +187,16 @@ def check_belongs(header: Header, codec: Codec[Any], model_name: str) -> None:
 
 
 class Concealer:
-    """Blocks of codes -> audio [C, n]; for lost blocks the last frame repeated and faded out in 0.1 s, or silence."""
+    """Blocks of codes -> audio [C, n]; for lost blocks what the model makes of it, the last frame repeated and faded out in 0.1 s, or silence.
+
+    `decode` is that of a session; "model" needs one of a codec that conceals.
+    """
 
     fade_s = 0.1
 
-    def __init__(self, header: Header, channels: int, decode: Callable[[Tensor], Tensor], conceal: Conceal):
-        if conceal not in ("repeat", "silence"):
-            raise UsageError(f"conceal: expected 'repeat' or 'silence', got {conceal!r}")
+    def __init__(self, header: Header, channels: int, decode: Callable[..., Tensor], conceal: Conceal):
+        if conceal not in ("model", "repeat", "silence"):
+            raise UsageError(f"conceal: expected 'model', 'repeat' or 'silence', got {conceal!r}")
         self._header, self._decode, self._conceal = header, decode, conceal
         self._last: NDArray[np.int64] | None = None
         self._channels = channels
@@ -204,6 +211,11 @@ class Concealer:
                 yield self._audio(block.codes[..., start : start + second])
             return
         frames = block.frames
+        if self._conceal == "model":
+            for start in range(0, frames, second):
+                lost = torch.ones(h.streams, min(second, frames - start), dtype=torch.bool)
+                yield self.as_samples(self._decode(torch.zeros(h.streams, h.codebooks, lost.shape[1], dtype=torch.int64), lost))
+            return
         if self._conceal == "repeat" and self._last is not None:
             faded = min(frames, max(1, round(self.fade_s * h.sample_rate / h.hop)))
             audio = self._audio(np.repeat(self._last, faded, -1))
@@ -214,7 +226,11 @@ class Concealer:
             yield np.zeros((self._channels, min(second, frames - start) * h.hop), np.float32)
 
     def _audio(self, codes: NDArray[np.int64]) -> Samples:
-        audio = self._decode(torch.from_numpy(np.ascontiguousarray(codes)))  # [S, C / S, n]
+        return self.as_samples(self._decode(torch.from_numpy(np.ascontiguousarray(codes))))
+
+    @staticmethod
+    def as_samples(audio: Tensor) -> Samples:
+        """Audio of a session [S, C / S, n] -> [C, n]."""
         return np.ascontiguousarray(audio.reshape(-1, audio.shape[-1]).cpu().numpy())
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from wavespike.errors import AudioError, MissingDependencyError, UsageError, WavespikeError
-from wavespike.models.base import Codec
+from wavespike.models.base import Codec, CodecStream
 from wavespike.signal.files import Reader, SampleFormat, Writer
 from wavespike.signal.resample import Resampler, Samples
 
@@ -51,7 +51,7 @@ class Quantiles:
 
 @dataclasses.dataclass(frozen=True)
 class LiveReport:
-    """What a run was like. `algorithmic_delay_ms`: the frame that is gathered and the codec's look-ahead; computing comes on top."""
+    """What a run was like. `algorithmic_delay_ms`: of the codec with the frame that is gathered; computing comes on top."""
 
     sample_rate: int
     frame_samples: int
@@ -90,7 +90,7 @@ class Pipeline:
         if queue_frames < 1:
             raise UsageError(f"queue_frames: expected at least 1, got {queue_frames}")
         self._codec, self.frame_samples, self._keep_all = codec, frame_samples, keep_all
-        self._session = codec.stream(1)
+        self._session = _session(codec, frame_samples)
         self._device = next(codec.parameters()).device
         self._most_ready = queue_frames * max(frame_samples, codec.hop)
         self._to_encode: queue.Queue[_Frame | None] = queue.Queue(queue_frames)
@@ -201,6 +201,9 @@ class Pipeline:
             frame.waited = start - frame.captured - frame.audio.shape[1] / self._codec.sample_rate
             self._encode_ms.append(1000 * (frame.encoded - start))
             self._put(self._to_decode, frame)
+        last = self._session.flush_codes()
+        if last.shape[-1]:
+            self._put(self._to_decode, _Frame(np.zeros((self._codec.channels, 0), np.float32), self._now(), last, self._now()))
 
     def _decode_all(self) -> None:
         while (frame := self._to_decode.get()) is not None:
@@ -208,10 +211,12 @@ class Pipeline:
             start = self._now()
             audio = self._session.decode(frame.codes)[0].cpu().numpy()
             end = self._now()
-            self._decode_ms.append(1000 * (end - start))
-            self._queue_ms.append(1000 * (frame.waited + start - frame.encoded))
-            self._end_to_end_ms.append(1000 * (end - frame.captured))
+            if frame.audio.shape[1]:  # not the codes that only the end brought out
+                self._decode_ms.append(1000 * (end - start))
+                self._queue_ms.append(1000 * (frame.waited + start - frame.encoded))
+                self._end_to_end_ms.append(1000 * (end - frame.captured))
             self._offer(audio)
+        self._offer(self._session.flush_audio()[0].cpu().numpy())
 
     def _offer(self, audio: Samples) -> None:
         if not audio.shape[1]:
@@ -231,10 +236,21 @@ class Pipeline:
         rate = self._codec.sample_rate
         computed_s = (sum(self._encode_ms) + sum(self._decode_ms)) / 1000
         return LiveReport(
-            rate, self.frame_samples, self.frames, 1000 * (self.frame_samples + self._codec.delay) / rate, Quantiles.of(self._encode_ms),
+            rate, self.frame_samples, self.frames, 1000 * self._codec.delay_with(self.frame_samples) / rate, Quantiles.of(self._encode_ms),
             Quantiles.of(self._decode_ms), Quantiles.of(self._queue_ms) if paced else None, Quantiles.of(self._end_to_end_ms) if paced else None,
             len(self._decode_ms) * self.frame_samples / rate / max(computed_s, 1e-9), self.dropped_frames, self.silent_samples,
         )
+
+
+def _session(codec: Codec[Any], frame_samples: int) -> CodecStream:
+    """The fastest session for frames of so many samples."""
+    from wavespike.models.fourier_codec import FourierCodec
+
+    if isinstance(codec, FourierCodec) and frame_samples < 4 * codec.hop:
+        from wavespike.runtime.frame_codec import frame_stream
+
+        return frame_stream(codec, 1)
+    return codec.stream(1)
 
 
 def _frames(audio: Reader, rate_hz: int, size: int) -> Iterator[Samples]:

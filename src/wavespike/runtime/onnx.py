@@ -73,7 +73,7 @@ def export(model: Vocos, path: str | Path, *, int8: bool = False) -> Path:
     batch, frames = torch.export.Dim("batch", min=1), torch.export.Dim("frames", min=1)
     shapes: tuple[Any, ...] = ({0: batch, 2: frames}, {0: batch}) if conditioned(model) else ({0: batch, 2: frames},)
     names = ["features", "bandwidth_id"][: len(inputs)]
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             network, inputs, input_names=names, output_names=["z"], dynamic_shapes=shapes, dynamo=True, external_data=False, verbose=False
         )
@@ -88,7 +88,7 @@ def export(model: Vocos, path: str | Path, *, int8: bool = False) -> Path:
             if int8:
                 quantization = _needs("onnxruntime.quantization")
                 quantized = Path(folder) / "int8.onnx"
-                with _quiet():
+                with quiet():
                     quantization.quantize_dynamic(plain, quantized, per_channel=True, reduce_range=True, op_types_to_quantize=["MatMul", "Gemm"])
                 plain = quantized
             plain.replace(path)
@@ -176,7 +176,7 @@ def bench_session(model: Vocos, threads: int) -> Callable[[Tensor], Tensor]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def quiet() -> Any:
     """The exporter prints its progress and logs; a library does not."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -54,9 +54,14 @@ def mdct(x: Tensor, frame_length: int, padding: Padding = "center") -> Tensor:
         raise AudioError("expected at least one sample of audio, got none; check the input for emptiness")
     n = frame_length // 2
     left, right = mdct_crop(frame_length, padding)
-    window, before, after = _tables(frame_length, x.dtype, str(x.device))
-    frames = F.pad(x, (left, right + -x.shape[-1] % n)).unfold(-1, frame_length, n) * window  # [..., L, M]
-    spectrum = torch.fft.fft(frames * before, dim=-1)[..., :n] * after
+    return mdct_of_frames(F.pad(x, (left, right + -x.shape[-1] % n)).unfold(-1, frame_length, n))
+
+
+def mdct_of_frames(frames: Tensor) -> Tensor:
+    """Frames [..., L, 2N], not yet windowed -> coefficients [..., N, L]."""
+    n = frames.shape[-1] // 2
+    window, before, after = _tables(2 * n, frames.dtype, str(frames.device))
+    spectrum = torch.fft.fft(frames * window * before, dim=-1)[..., :n] * after
     out: Tensor = spectrum.real.transpose(-1, -2) * math.sqrt(2 / n)
     return out
 

@@ -119,8 +119,8 @@ def scan(current: Tensor, state: State, neuron: Neuron) -> tuple[Tensor, State]:
     return s, State(u=u, s=s[-1], w=w if n.beta is not None else None)
 
 
-SPARSE_RATE = 0.1
-"""Recurrent products use the list of spikes instead of the dense matrix below this firing rate ..."""
+SPARSE_RATE = 0.12
+"""Recurrent products use the list of spikes instead of the dense matrix below this firing rate over the number of threads (the list is worked on by one) ..."""
 SPARSE_WORK = 1 << 24
 """... and above this number of multiplications a step, where a gather's overhead no longer counts."""
 
@@ -129,7 +129,7 @@ def spike_product(s: Tensor, V: Tensor, out: Tensor) -> Tensor:
     """out += s V for binary or graded spikes s [B, H], through the list of spikes where they are few."""
     if s.numel() * V.shape[1] >= SPARSE_WORK and not s.is_cuda:
         active = torch.count_nonzero(s)
-        if int(active) < SPARSE_RATE * s.numel():
+        if int(active) * torch.get_num_threads() < SPARSE_RATE * s.numel():
             return torch.addmm(out, s.to_sparse(), V, out=out)
     return out.addmm_(s, V)
 

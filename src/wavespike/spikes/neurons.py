@@ -161,8 +161,8 @@ class _FusedScan(torch.autograd.Function):
                 if grad_k is not None and config.decay_input and config.rest == 0.0 and leak > 0.1:
                     grad_k += unit / leak * (torch.dot(g, inputs[t][part]) - torch.dot(g, charged[t]))  # x - v = (x - h) / leak
                 elif grad_k is not None:
-                    v_t = _after_reset(charged[t - 1], spikes[t - 1, part], config, work[0]) if t else first
-                    if (drive := _drive(inputs[t][part], v_t, config, work[0])) is not None:
+                    before = _after_reset(charged[t - 1], spikes[t - 1, part], config, work[0]) if t else first
+                    if (drive := _drive(inputs[t][part], before, config, work[0])) is not None:
                         grad_k += unit * torch.dot(g, drive)
                 torch.mul(g, gain * unit, out=grad_x[t, part])
                 carried, scale = g, leak * unit

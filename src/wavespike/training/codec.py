@@ -5,7 +5,9 @@
     vocoder     trained: decoder, analyzer: the stage-1 run; its code statistics are computed first and kept as statistics.npy in the run folder
     denoise     trained: encoder, init: the stage-1 run, data of noisy-clean pairs
 
-L_G = m mel + s stft + w shape + c commitment (+ our multi-scale mel and phase terms) + a adversarial + f feature matching; sums over discriminators.
+L_G = m mel + s stft + w shape + c commitment (+ our multi-scale mel, phase, complex spectrum and loudness terms) + a adversarial + f feature matching; sums over
+discriminators. Any codec learns by it. Ours, all optional: the quantiser comes in at a later step, its codebooks started by k-means on the latents of
+the steps before; a share of the items is decoded with lost frames, single ones and bursts.
 Departures: parameters that rest are in no optimiser of that phase (upstream's Adam keeps nudging them); generator-only checkpoints initialise any stage.
 """
 
@@ -22,11 +24,19 @@ from torch import Tensor, nn
 
 from wavespike.errors import CheckpointError, ConfigError
 from wavespike.models.audiodec import AudioDec
-from wavespike.models.base import Model
+from wavespike.models.base import Codec, Model
 from wavespike.models.hifigan import HiFiGANGenerator, read_statistics
+from wavespike.nn.rvq import Quantized
 from wavespike.training.adversarial_losses import AdversarialLoss, discriminator_loss, feature_matching_loss, generator_loss, mel_loss, same_length
 from wavespike.training.codec_discriminators import MultiScaleConfig, MultiSpectralConfig, make_codec_discriminator
-from wavespike.training.codec_losses import codec_mel_config, multi_resolution_stft_loss, waveform_shape_loss
+from wavespike.training.codec_losses import (
+    codec_mel_config,
+    compressed_spectrum_loss,
+    loudness_loss,
+    multi_resolution_stft_loss,
+    spectra,
+    waveform_shape_loss,
+)
 from wavespike.training.config import OptimizerConfig, TaskConfig, TrainConfig
 from wavespike.training.discriminators import MultiPeriodConfig, MultiResolutionConfig, make_discriminator
 from wavespike.training.judge import VALIDATED, Judge
@@ -43,6 +53,8 @@ class CodecTaskConfig(TaskConfig):
     adversarial_from   step from which the discriminators play
     period, scale, spectral, resolution   discriminators; without any, training is by the metric losses alone
     analyzer           a run folder or checkpoint whose encoder, projector and quantiser are taken over
+    quantize_from      step from which latents are quantised; before it they go to the decoder as they are
+    lost_share         share of the items that lose frames, for a codec that conceals; each draws its rate of 0..`lost_rate` and a mean length of 1..`lost_burst` frames
     statistics         `.npy` of code statistics for a HiFi-GAN decoder; None: computed from `statistics_items` training crops at the start
     """
 
@@ -66,6 +78,12 @@ class CodecTaskConfig(TaskConfig):
     shape_window: int = 300
     multi_scale_mel_weight: float = 0.0
     phase_weight: float = 0.0
+    complex_weight: float = 0.0
+    loudness_weight: float = 0.0
+    quantize_from: int = 0
+    lost_share: float = 0.0
+    lost_rate: float = 0.3
+    lost_burst: float = 6.0
     commitment_weight: float = 1.0
     analyzer: str | None = None
     statistics: str | None = None
@@ -76,6 +94,9 @@ class CodecTaskConfig(TaskConfig):
             raise ConfigError(f"recipe.task.encoder_until: expected none with trained: {self.trained}, got {self.encoder_until}; it is for trained: all")
         if self.statistics_items < 1 or self.shape_window < 1:
             raise ConfigError("recipe.task: expected statistics_items and shape_window of 1 or more, got less")
+        if not (0 <= self.lost_share <= 1 and 0 <= self.lost_rate < 1 and self.lost_burst >= 1):
+            raise ConfigError(f"recipe.task: expected lost_share in 0..1, lost_rate in 0..1, below 1, and lost_burst of 1 or more, got {self.lost_share}, "
+                              f"{self.lost_rate} and {self.lost_burst}")
 
 
 class CodecTask(Task):
@@ -84,16 +105,23 @@ class CodecTask(Task):
     config_class: ClassVar[type[TaskConfig]] = CodecTaskConfig
     SHOWN = 3
 
-    model: AudioDec
+    STARTED_FROM = 16
+    """Steps whose latents start the codebooks when the quantiser comes in later."""
+
+    model: Codec[Any]
 
     def __init__(self, model: Model[Any], config: TrainConfig):
-        if not isinstance(model, AudioDec):
-            raise ConfigError(f"recipe.task: expected an audiodec model to train, got a {type(model).__name__}; choose another task")
-        if model.config.input_channels != 1 or model.config.output_channels != 1:
-            raise ConfigError(f"recipe.model: expected one channel to train on crops of speech, got {model.config.input_channels} and {model.config.output_channels}")
+        if not isinstance(model, Codec):
+            raise ConfigError(f"recipe.task: expected a codec to train, got a {type(model).__name__}; choose another task")
+        if model.channels != 1 or model.output_channels != 1:
+            raise ConfigError(f"recipe.model: expected one channel to train on crops of speech, got {model.channels} and {model.output_channels}")
         assert isinstance(config.task, CodecTaskConfig)
         self_config = config.task
+        if self_config.lost_share and not model.conceals:
+            raise ConfigError(f"recipe.task.lost_share: expected 0 for a {type(model).__name__}, got {self_config.lost_share}; it does not conceal lost frames")
         if self_config.analyzer is not None:
+            if not isinstance(model, AudioDec):
+                raise ConfigError(f"recipe.task.analyzer: expected an audiodec model, got a {type(model).__name__}; use init")
             take_analyzer(model, self_config.analyzer)
         if self_config.statistics is not None:
             _vocoder_of(model).set_statistics(*read_statistics(self_config.statistics))
@@ -111,6 +139,7 @@ class CodecTask(Task):
         self.multi_scale = MultiScaleMelLoss(model.sample_rate)
         self.judge = Judge(model.sample_rate, self.config.metrics)
         self.shown: dict[str, tuple[Tensor, Tensor]] = {}
+        self.recent: list[Tensor] = []
 
     # which parameters learn when
 
@@ -131,9 +160,9 @@ class CodecTask(Task):
         if phase == "discriminator":
             return self.discriminators.parameters()
         if phase == "decoder" or self.config.trained == "decoder":
-            return self.model.decoder.parameters()
+            return self.model.synthesis.parameters()
         if self.config.trained == "encoder":
-            return (p for part in (self.model.encoder, self.model.projector) for p in part.parameters())
+            return (p for part in self.model.analysis for p in part.parameters())
         return self.model.parameters()
 
     def optimizer_of(self, phase: str) -> OptimizerConfig:
@@ -144,7 +173,7 @@ class CodecTask(Task):
 
     def on_train_start(self) -> None:
         c = self.config
-        if self.steps_done or c.statistics is not None or not isinstance(self.model.decoder, HiFiGANGenerator):
+        if self.steps_done or c.statistics is not None or not isinstance(self.model, AudioDec) or not isinstance(self.model.decoder, HiFiGANGenerator):
             return
         items = self.trainer.datamodule.train_items()  # type: ignore[attr-defined]
         crops = (items[i]["audio"][None, None].to(self.device) for i in range(c.statistics_items))
@@ -157,20 +186,53 @@ class CodecTask(Task):
 
     # the losses
 
-    def generate(self, batch: Batch, phase: str) -> tuple[Tensor, Tensor, Any]:
-        """Output and target [B, T] and what the quantiser said."""
+    def generate(self, batch: Batch, phase: str) -> tuple[Tensor, Tensor, Quantized | None]:
+        """Output and target [B, T] and what the quantiser said, None before its time."""
         audio, heard = batch["audio"], batch.get("noisy", batch["audio"])
         learns = phase == "model" and self.config.trained != "decoder"
-        self.model.quantizer.frozen = not (learns and self.config.trained == "all")
-        if self.model.projector.norm is not None:
-            self.model.projector.norm.train(self.training and learns)
+        self.model.quantizer_module.frozen = not (learns and self.config.trained == "all")
+        for part in self.model.analysis:
+            for layer in part.modules():
+                if isinstance(layer, nn.BatchNorm1d):
+                    layer.train(self.training and learns)
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             with self.mixed():
                 latents = self.model.latents(heard[:, None])
-            quantized = self.model.quantizer(latents.float())
+            values, quantized = latents.float(), None
+            if self.steps_done >= self.config.quantize_from:
+                self._start_codebooks()
+                quantized = self.model.quantizer_module(values)
+                values = quantized.values
+            elif self.training and self.steps_done >= self.config.quantize_from - self.STARTED_FROM:
+                self.recent.append(values.detach())
         with self.mixed():
-            output: Tensor = self.model.decoder(quantized.values)[:, 0]
-        return *same_length(output.float(), audio), quantized
+            output: Tensor = self.model.synthesise(values, self.lost_frames(values) if self.config.lost_share else None)[:, 0]
+        output, audio = same_length(output.float(), audio)
+        settled = audio.shape[-1] - self.model.edge
+        return output[:, :settled], audio[:, :settled], quantized
+
+    def _start_codebooks(self) -> None:
+        """k-means of the latents of the steps before, level after level (without such steps each level starts on its first batch)."""
+        if self.recent and self.training:
+            self.model.quantizer_module.start(torch.cat(self.recent))
+        self.recent = []
+
+    def lost_frames(self, latents: Tensor) -> Tensor:
+        """Frames [B, L] that a channel with memory loses (Gilbert, 1960): it turns bad and good again at rates that give each item's share and burst length."""
+        c, (batch, _, frames) = self.config, latents.shape
+        def draw() -> Tensor:
+            return torch.rand(batch, device=latents.device)
+
+        chosen = draw() < c.lost_share
+        rate, burst = c.lost_rate * draw(), 1 + (c.lost_burst - 1) * draw()
+        recover = 1 / burst
+        fail = (recover * rate / (1 - rate)).clamp(max=1.0)
+        bad = draw() < rate
+        out = []
+        for _ in range(frames):
+            out.append(bad & chosen)
+            bad = torch.where(bad, draw() >= recover, draw() < fail)
+        return torch.stack(out, 1)
 
     def loss(self, phase: str, batch: Batch) -> tuple[Tensor, Figures]:
         c = self.config
@@ -185,7 +247,9 @@ class CodecTask(Task):
                 total = total + value
             return total, figures
         fake, real, quantized = self.generate(batch, phase)
-        terms: dict[str, tuple[float, Tensor]] = {"commitment": (c.commitment_weight, quantized.commitment)}
+        terms: dict[str, tuple[float, Tensor]] = {}
+        if quantized is not None:
+            terms["commitment"] = c.commitment_weight, quantized.commitment
         if c.mel_weight:
             terms["mel"] = c.mel_weight, mel_loss(fake, real, self.mel_config)
         if c.stft_weight:
@@ -196,6 +260,12 @@ class CodecTask(Task):
             terms["multi_scale_mel"] = c.multi_scale_mel_weight, self.multi_scale(fake, real)
         if c.phase_weight:
             terms["phase"] = c.phase_weight, waveform_phase_loss(fake, real)
+        if c.complex_weight or c.loudness_weight:
+            ours, theirs = spectra(fake), spectra(real)
+            if c.complex_weight:
+                terms["complex"] = c.complex_weight, compressed_spectrum_loss(ours, theirs)
+            if c.loudness_weight:
+                terms["loudness"] = c.loudness_weight, loudness_loss(ours, theirs, self.model.sample_rate)
         if self.adversarial:
             for name, group in self.discriminators.items():
                 with torch.no_grad():
@@ -205,7 +275,8 @@ class CodecTask(Task):
                 terms[f"matching_{name}"] = c.matching_weight, len(scores) * feature_matching_loss(real_maps, [m[:-1] for m in maps])
         total = torch.stack([weight * value for weight, value in terms.values()]).sum()
         figures = {f"generator/{name}": value.detach() for name, (_, value) in terms.items()}
-        for k in range(self.model.num_codebooks):
+        for k in range(self.model.num_codebooks if quantized is not None else 0):
+            assert quantized is not None
             figures[f"perplexity/{k}"] = quantized.perplexity[k]
             figures[f"usage/{k}"] = quantized.usage[k]
         return total, figures
@@ -217,9 +288,14 @@ class CodecTask(Task):
         self.shown = {}
 
     def validate(self, batch: Batch, index: int) -> dict[str, float | None]:
-        """Reconstruction of one item through all codebooks."""
+        """Reconstruction of one item through all codebooks, or around them before their time."""
         audio, heard = batch["audio"], batch.get("noisy", batch["audio"])
-        output = self.judged(heard[:, None])[:, 0]
+        model = self.judged
+        assert isinstance(model, Codec)
+        if self.steps_done > self.config.quantize_from:
+            output = model(heard[:, None])[:, 0]
+        else:  # the codebooks mean nothing yet
+            output = model.synthesise(model.latents(heard[:, None]))[:, 0, : audio.shape[-1]]
         if index < self.SHOWN:
             self.shown[f"{index}"] = (audio[0].float().cpu(), output[0].float().cpu())
         return self.judge(audio[0], output[0])

@@ -86,7 +86,7 @@ def page_data(found: Evaluation, *, files: int = 10, audio: AudioFormat = "mp3",
     shown = len(players)
     machine, count = facts["machine"], len(names)
     hint = (f"Players for the {shown} worst of {count} files, worst first by the first system; --report-files asks for more." if shown < count
-            else f"Players for all {count} file{'s' if count > 1 else ''}, worst first.") if shown else "The page was made without players; --report-files N asks for them."
+            else f"Players for all {count} files, worst first." if count > 1 else "One file.") if shown else "The page was made without players; --report-files N asks for them."
     return {
         "title": "wavespike report", "files_hint": hint, "main_metric": main,
         "subtitle": f"{len(systems)} system{'s' * (len(systems) != 1)} on {count} file{'s' * (count != 1)} ({sum(found.seconds.values()):.0f} s) of {Path(found.data).name}",

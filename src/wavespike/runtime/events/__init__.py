@@ -27,7 +27,10 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 def available() -> bool:
     """Whether Numba is installed."""
-    return importlib.util.find_spec("numba") is not None
+    try:
+        return importlib.util.find_spec("numba") is not None
+    except ValueError:  # a module that was put in its place
+        return False
 
 
 def suits(model: nn.Module) -> bool:
@@ -43,14 +46,18 @@ def accelerate(model: ModuleT, precision: Precision = "float32", **options: Any)
     if not suits(model):
         raise UsageError(f"expected a model with spiking layers for the engine 'events', got {type(model).__name__}, which has none; use engine 'auto' or 'dense'")
     from wavespike.models.sparch import SpArch
+    from wavespike.nn.heads import SourceFilterHead
     from wavespike.nn.recurrent import RecurrentLayer, SpikingReadout
     from wavespike.nn.spiking import SpikingConvNeXtBackbone
     from wavespike.runtime.events.backbone import EventBackbone, fits
+    from wavespike.runtime.events.head import CompiledSourceFilterHead
     from wavespike.runtime.events.recurrent import EventLayer, EventReadout, EventSpArch
 
     def replaced(module: nn.Module) -> nn.Module:
         if isinstance(module, SpikingConvNeXtBackbone) and fits(module):
             return EventBackbone.of(module, precision, **options)
+        if isinstance(module, SourceFilterHead):
+            return CompiledSourceFilterHead.of(module)
         if isinstance(module, RecurrentLayer) and module.spiking:
             return EventLayer.of(module)
         if isinstance(module, SpikingReadout):

@@ -78,7 +78,7 @@ class BlockRows:
         assert block.dwconv.bias is not None
         self.tap_bias = block.dwconv.bias.detach().float().numpy().copy()
         self.alpha = np.float32(block.alpha.item()) if c.temporal_shift else np.float32(0)
-        self.first, self.second = (neuron_numbers(c.neuron, n.w) for n in (block.neuron1, block.neuron2))
+        self.first, self.second = (neuron_numbers(n.config, n.w) for n in (block.neuron1, block.neuron2))
         if c.mlp == "silenced":
             self.second[3] = np.inf
         self.soft = c.neuron.reset == "soft"
@@ -92,14 +92,21 @@ class BlockRows:
         c = self.config
         return int(dense_from * c.time_steps * c.dim), int(dense_from * c.time_steps * c.intermediate_dim)
 
-    def run(self, window: Array, norm: tuple[Array, Array], dense_from: float) -> tuple[Array, int]:
-        """Window [W >= 7, S, C] of one item -> its next block's frames [W - 6, S, C], and how many of them took the dense product."""
+    def run(self, window: Array, norm: tuple[Array, Array], dense_from: float, out: Array | None = None, mixed: Array | None = None) -> tuple[Array, int]:
+        """Window [W >= 7, S, C] of one item -> its next block's frames [W - 6, S, C], and how many of them took the dense product.
+
+        `out` and `mixed` [W, S, C] are memory to use; they must not overlap the window.
+        """
         c = self.config
         frames = window.shape[0] - 6
-        mixed = kernels.mix_steps(window, self.alpha, c.shifted_channels) if c.temporal_shift else window
+        if c.temporal_shift:
+            mixed = np.empty_like(window) if mixed is None else mixed
+            kernels.mix_steps(window, self.alpha, c.shifted_channels, mixed)
+        else:
+            mixed = window
         most_in, most_hidden = self.limits(dense_from)
         reachable = most_in < c.dim or most_hidden < c.intermediate_dim
-        out = np.empty((frames, c.time_steps, c.dim), np.float32)
+        out = np.empty((frames, c.time_steps, c.dim), np.float32) if out is None else out
         deferred = np.empty(frames if reachable else 0, np.int64)
         kept = np.empty((len(deferred), c.time_steps, c.dim), np.float32)
         waiting, _, _ = kernels.block(
@@ -203,12 +210,20 @@ class EventBackbone(SpikingConvNeXtBackbone):
 
     def _blocks(self, u: Array, norms: list[tuple[Array, Array]], at_start: bool, at_end: bool) -> Array:
         """Frames [L, C] of one item after the embedding -> [l, S, C]; at true edges the convolutions see zeros, at others frames are lost."""
-        left = 6 if self.config.causal else 3
-        h = np.repeat(u[:, None], self.config.time_steps, 1)
+        c = self.config
+        left = 6 if c.causal else 3
+        before, after = left if at_start else 0, 6 - left if at_end else 0
+        buffers = [np.zeros((before + len(u) + after, c.time_steps, c.dim), np.float32) for _ in range(2)]
+        mixed = np.empty_like(buffers[0]) if c.temporal_shift else None
+        window, spare = buffers
+        window[before : before + len(u)] = u[:, None]
         for rows, norm in zip(self.packed(), norms, strict=True):
-            h = np.pad(h, ((left if at_start else 0, 6 - left if at_end else 0), (0, 0), (0, 0)))
-            h, _ = rows.run(h, norm, self.dense_from)
-        return h
+            frames = len(window) - 6
+            whole, spare = spare, buffers[0] if spare is buffers[1] else buffers[1]
+            rows.run(window, norm, self.dense_from, whole[before : before + frames], None if mixed is None else mixed[: len(window)])
+            whole[before + frames : before + frames + after] = 0
+            window = whole[: before + frames + after]
+        return window[before : len(window) - after]
 
     def _finish_frames(self, u: Tensor) -> Tensor:
         """Read-out and norm of [B, L, S, C] -> [B, L, C]."""

@@ -9,9 +9,13 @@ from wavespike.errors import MissingDependencyError
 
 try:
     import numba
+    import numba.core.cgutils
+    import numba.extending
+    from llvmlite import ir
 except ImportError as error:
     raise MissingDependencyError("the engine 'events'", "numba", "events") from error
 
+cgutils: Any = numba.core.cgutils
 F = TypeVar("F", bound=Callable[..., Any])
 
 FAST = {"contract", "reassoc", "nsz", "arcp"}
@@ -30,3 +34,153 @@ def compiled(function: F) -> F:
 def inlined(function: F) -> F:
     """A function that is compiled into those that call it."""
     return cast(F, numba.njit(inline="always", fastmath=FAST, nogil=True, error_model="numpy")(function))
+
+
+Builder = Callable[[Any, Any], Any]
+
+
+def _float_function(build: Builder) -> Callable[[Any], Any]:
+    """float32 -> float32 from LLVM instructions: Numba's own integers are 64 bits wide, which halves the speed of a vector."""
+
+    def typed(context, x):  # type: ignore[no-untyped-def]  # Numba reads the names and wants no types
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return build(builder, arguments[0])
+
+        return numba.float32(numba.float32), generate
+
+    return cast(Callable[[Any], Any], numba.extending.intrinsic(typed))
+
+
+I32, F32 = ir.IntType(32), ir.FloatType()
+
+
+def _nearest(builder: Any, x: Any) -> Any:
+    up = builder.fadd(x, ir.Constant(F32, 127.5))
+    return builder.sitofp(builder.sub(builder.fptosi(up, I32), ir.Constant(I32, 127)), F32)
+
+
+def _power_of_two(builder: Any, x: Any) -> Any:
+    return builder.bitcast(builder.shl(builder.add(builder.fptosi(x, I32), ir.Constant(I32, 127)), ir.Constant(I32, 23)), F32)
+
+
+def _root_guess(builder: Any, x: Any) -> Any:
+    return builder.bitcast(builder.sub(ir.Constant(I32, 0x5F375A86), builder.lshr(builder.bitcast(x, I32), ir.Constant(I32, 1))), F32)
+
+
+nearest_whole = _float_function(_nearest)
+"""The nearest whole number, for -127 < x < 2^23; for compiled code only."""
+power_of_two = _float_function(_power_of_two)
+"""2^x for whole x from -126 to 127; for compiled code only."""
+root_guess = _float_function(_root_guess)
+"""1 / sqrt(x) within 4 %, from the bits of x; for compiled code only."""
+
+
+LANES = 16
+"""Numbers a vector; LLVM cuts it to what the processor has."""
+WIDTHS = (80, 64, 16, 1)
+"""Columns whose sums stay in registers while the rows go by; 80 only where it divides the row (five vectors of AVX-512, ten of AVX2)."""
+
+
+def _row_sums(context, weight, rows, count, total, first, mask):  # type: ignore[no-untyped-def]
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _build_row_sums(context, builder, signature, arguments)
+
+    return numba.void(weight, rows, numba.int64, total, numba.int64, numba.int64), generate
+
+
+def _build_row_sums(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    types = signature.args
+    weight, rows, total = (context.make_array(types[i])(context, builder, arguments[i]) for i in (0, 1, 3))
+    count, first, mask = arguments[2], arguments[4], arguments[5]
+    i64 = ir.IntType(64)
+    source, target = weight.data.type.pointee, total.data.type.pointee
+    steps, columns = (builder.extract_value(total.shape, i) for i in (0, 1))
+    is_float = isinstance(target, ir.FloatType)
+
+    def number(n: int) -> Any:
+        return ir.Constant(i64, n)
+
+    def vector(kind: Any, n: int) -> Any:
+        return ir.VectorType(kind, n) if n > 1 else kind
+
+    def loaded(data: Any, at: Any, kind: Any, n: int) -> Any:
+        pointer = builder.gep(data, [at])
+        size = (kind.width if hasattr(kind, "width") else 32) // 8
+        if n == 1:
+            return builder.load(pointer)
+        return builder.load(builder.bitcast(pointer, vector(kind, n).as_pointer()), align=size)
+
+    def stored(value: Any, data: Any, at: Any, kind: Any, n: int) -> None:
+        pointer = builder.gep(data, [at])
+        size = (kind.width if hasattr(kind, "width") else 32) // 8
+        builder.store(value, pointer if n == 1 else builder.bitcast(pointer, vector(kind, n).as_pointer()), align=size)
+
+    def added(a: Any, b: Any) -> Any:
+        return builder.fadd(a, b) if is_float else builder.add(a, b)
+
+    def block(width: int, at: Any) -> None:
+        """The sums of columns at .. at + width."""
+        lanes = min(LANES, width)
+        sums = [cgutils.alloca_once(builder, vector(target, lanes)) for _ in range(width // lanes)]
+        for s in sums:
+            builder.store(ir.Constant(vector(target, lanes), None), s)
+        with cgutils.for_range(builder, count) as loop:
+            row = builder.sext(builder.load(builder.gep(rows.data, [loop.index])), i64)
+            start = builder.add(builder.mul(row, columns), at)
+            for k, s in enumerate(sums):
+                value = loaded(weight.data, builder.add(start, number(k * lanes)), source, lanes)
+                if source != target:
+                    value = builder.sext(value, vector(target, lanes))
+                builder.store(added(builder.load(s), value), s)
+        with cgutils.for_range(builder, steps) as loop:
+            step = builder.sub(loop.index, first)
+            inside = builder.and_(builder.icmp_signed(">=", step, number(0)), builder.icmp_signed("<", step, number(30)))
+            bit = builder.and_(builder.lshr(mask, builder.select(inside, step, number(0))), number(1))
+            with builder.if_then(builder.and_(inside, builder.trunc(bit, ir.IntType(1)))):
+                start = builder.add(builder.mul(loop.index, columns), at)
+                for k, s in enumerate(sums):
+                    place = builder.add(start, number(k * lanes))
+                    stored(added(loaded(total.data, place, target, lanes), builder.load(s)), total.data, place, target, lanes)
+
+    at = cgutils.alloca_once_value(builder, number(0))
+    whole = builder.icmp_signed("==", builder.srem(columns, number(WIDTHS[0])), number(0))
+    for width in WIDTHS:
+        room = builder.sub(columns, builder.load(at))
+        blocks = builder.sdiv(room, number(width))
+        if width == WIDTHS[0]:
+            blocks = builder.select(whole, blocks, number(0))
+        with cgutils.for_range(builder, blocks):
+            here = builder.load(at)
+            block(width, here)
+            builder.store(builder.add(here, number(width)), at)
+    return context.get_dummy_value()
+
+
+add_row_sums: Callable[..., None] = cast(Callable[..., Any], numba.extending.intrinsic(_row_sums))
+"""(weight [inputs, n], rows, count, total [S, n], first, mask): the sum of weight[rows[:count]] is added to total[first + s] for every bit s of mask.
+
+In LLVM's own words, because Numba would keep sums in memory and check for overlaps at every row. For compiled code only.
+"""
+
+
+def _nonzero_bits(context, numbers, start):  # type: ignore[no-untyped-def]
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        vector = ir.VectorType(I32, 64)
+        pointer = builder.bitcast(builder.gep(array.data, [arguments[1]]), vector.as_pointer())
+        return builder.bitcast(builder.icmp_signed("!=", builder.load(pointer, align=4), ir.Constant(vector, None)), ir.IntType(64))
+
+    return numba.uint64(numbers, numba.int64), generate
+
+
+def _lowest_bit(context, bits):  # type: ignore[no-untyped-def]
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return numba.int64(numba.uint64), generate
+
+
+nonzero_bits: Callable[[Any, int], Any] = cast(Callable[..., Any], numba.extending.intrinsic(_nonzero_bits))
+"""One bit for each of the 64 numbers (int32) from `start` on, set where it is not zero; for compiled code only."""
+lowest_bit: Callable[[Any], Any] = cast(Callable[..., Any], numba.extending.intrinsic(_lowest_bit))
+"""Position of the lowest set bit of a number that is not zero; for compiled code only."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from wavespike.runtime.events.compile import compiled, inlined
+from wavespike.runtime.events.compile import add_row_sums, compiled, inlined, lowest_bit, nonzero_bits
 
 Array = np.ndarray[Any, Any]
 f4, i4 = np.float32, np.int32
@@ -51,27 +51,20 @@ def gelu_of(x: Array, out: Array) -> None:
 
 
 @compiled
-def mix_steps(u: Array, alpha: Any, fold: int) -> Array:
+def mix_steps(u: Array, alpha: Any, fold: int, out: Array) -> None:
     """u + alpha shift(u), u [W, S, C]: the first `fold` channels from the next step, as many from the previous, the rest from the step itself."""
     frames, steps, channels = u.shape
-    out = np.empty_like(u)
-    own = ONE + alpha
+    own, later, earlier = np.ones(channels, np.float32), np.zeros(channels, np.float32), np.zeros(channels, np.float32)
+    own[2 * fold :] = ONE + alpha
+    later[:fold] = alpha
+    earlier[fold : 2 * fold] = alpha
+    none = np.zeros(channels, np.float32)
     for f in range(frames):
         for s in range(steps):
             to, at = out[f, s], u[f, s]
-            for c in range(2 * fold):
-                to[c] = at[c]
-            for c in range(2 * fold, channels):
-                to[c] = at[c] * own
-            if s + 1 < steps:
-                later = u[f, s + 1]
-                for c in range(fold):
-                    to[c] += alpha * later[c]
-            if s > 0:
-                earlier = u[f, s - 1]
-                for c in range(fold, 2 * fold):
-                    to[c] += alpha * earlier[c]
-    return out
+            after, before = (u[f, s + 1] if s + 1 < steps else none), (u[f, s - 1] if s > 0 else none)
+            for c in range(channels):
+                to[c] = own[c] * at[c] + (later[c] * after[c] + earlier[c] * before[c])
 
 
 @compiled
@@ -99,9 +92,15 @@ def neuron_after_gelu(total: Array, scale: Array, bias: Array, v: Array, spikes:
 
 @compiled
 def active(spikes: Array, found: Array) -> int:
-    """Indices of the inputs that fired at any step -> their number."""
-    n = 0
-    for c in range(spikes.shape[0]):
+    """Indices of the inputs that fired at any step, in order -> their number."""
+    n, whole = 0, spikes.shape[0] // 64 * 64
+    for start in range(0, whole, 64):
+        bits = nonzero_bits(spikes, start)
+        while bits != 0:
+            found[n] = start + lowest_bit(bits)
+            bits &= bits - np.uint64(1)
+            n += 1
+    for c in range(whole, spikes.shape[0]):
         found[n] = c
         n += 1 if spikes[c] != 0 else 0
     return n
@@ -120,51 +119,14 @@ def sort_by_mask(spikes: Array, found: Array, count: int, shift: Any, lists: Arr
 
 
 @compiled
-def add_rows(weight: Array, rows: Array, count: int, total: Array) -> None:
-    """total += sum of the named rows."""
-    n = total.shape[0]
-    i = 0
-    while i + 8 <= count:
-        a, b, c, d = weight[rows[i]], weight[rows[i + 1]], weight[rows[i + 2]], weight[rows[i + 3]]
-        e, f, g, h = weight[rows[i + 4]], weight[rows[i + 5]], weight[rows[i + 6]], weight[rows[i + 7]]
-        for j in range(n):
-            total[j] += ((a[j] + b[j]) + (c[j] + d[j])) + ((e[j] + f[j]) + (g[j] + h[j]))
-        i += 8
-    if i + 4 <= count:
-        a, b, c, d = weight[rows[i]], weight[rows[i + 1]], weight[rows[i + 2]], weight[rows[i + 3]]
-        for j in range(n):
-            total[j] += (a[j] + b[j]) + (c[j] + d[j])
-        i += 4
-    while i < count:
-        a = weight[rows[i]]
-        for j in range(n):
-            total[j] += a[j]
-        i += 1
-
-
-@compiled
-def add_products(weight: Array, spikes: Array, found: Array, count: int, lists: Array, counts: Array, part: Array, total: Array) -> None:
+def add_products(weight: Array, spikes: Array, found: Array, count: int, lists: Array, counts: Array, total: Array) -> None:
     """total [S, n] = the weight rows [inputs, n] of the active inputs, summed at the steps at which they fired."""
-    steps, n = total.shape
     total[:] = 0
-    for shift in range(0, steps, GROUP):
-        sort_by_mask(spikes, found, count, i4(shift), lists, counts)
-        here = min(GROUP, steps - shift)
-        for m in range(1, 1 << here):
-            if counts[m] == 0:
-                continue
-            if m & (m - 1) == 0:
-                for s in range(here):
-                    if m >> s == 1:
-                        add_rows(weight, lists[m], counts[m], total[shift + s])
-                continue
-            part[:] = 0
-            add_rows(weight, lists[m], counts[m], part)
-            for s in range(here):
-                if (m >> s) & 1:
-                    to = total[shift + s]
-                    for j in range(n):
-                        to[j] += part[j]
+    for first in range(0, total.shape[0], GROUP):
+        sort_by_mask(spikes, found, count, i4(first), lists, counts)
+        for m in range(1, counts.shape[0]):
+            if counts[m] > 0:
+                add_row_sums(weight, lists[m], counts[m], total, first, m)
 
 
 @compiled
@@ -186,7 +148,6 @@ def block(u: Array, mixed: Array, taps: Array, tap_bias: Array, gain: Array, shi
     masks = 1 << min(GROUP, steps)
     lists, counts = np.empty((masks, max(channels, hidden)), np.int32), np.empty(masks, np.int64)
     total1, total2 = np.empty((steps, hidden), sum_type.dtype), np.empty((steps, channels), sum_type.dtype)
-    part1, part2 = np.empty(hidden, sum_type.dtype), np.empty(channels, sum_type.dtype)
     w0, w1, w2, w3, w4, w5, w6 = taps[0], taps[1], taps[2], taps[3], taps[4], taps[5], taps[6]
     per_channel = ONE / f4(channels)
     waiting, all_in, all_hidden = 0, 0, 0
@@ -219,7 +180,7 @@ def block(u: Array, mixed: Array, taps: Array, tap_bias: Array, gain: Array, shi
             kept[waiting] = x
             waiting += 1
             continue
-        add_products(weight_in, spikes1, found, n, lists, counts, part1, total1)
+        add_products(weight_in, spikes1, found, n, lists, counts, total1)
         spikes2[:] = 0
         v2[:] = second[4]
         for s in range(steps):
@@ -231,7 +192,7 @@ def block(u: Array, mixed: Array, taps: Array, tap_bias: Array, gain: Array, shi
             kept[waiting] = x
             waiting += 1
             continue
-        add_products(weight_out, spikes2, found, n, lists, counts, part2, total2)
+        add_products(weight_out, spikes2, found, n, lists, counts, total2)
         for s in range(steps):
             to, at, h, y = out[f, s], u[f + left, s], x[s], total2[s]
             for c in range(channels):
@@ -294,7 +255,8 @@ def scan(current: Array, recurrent: Array, recurrent_sum: Array, alpha: Array, b
     Recurrent products add the rows [H, H] (none: [0, H]) of those that fired, or take the rows of those that did not from the sum of all where most fired.
     """
     steps, batch, n = current.shape
-    total, one_step = np.empty(n, np.float32), np.empty(n, np.int32)
+    total_row, one_step = np.empty((1, n), np.float32), np.empty(n, np.int32)
+    total = total_row[0]
     loops = recurrent.shape[0] > 0
     for item in range(batch):
         ui, si, wi = u[item], s[item], w[item]
@@ -311,7 +273,7 @@ def scan(current: Array, recurrent: Array, recurrent_sum: Array, alpha: Array, b
                 if not binary:
                     add_scaled_rows(recurrent, si, total)
                 elif 2 * fired <= n:
-                    add_rows(recurrent, one_step, fired, total)
+                    add_row_sums(recurrent, one_step, fired, total_row, 0, 1)
                 else:
                     for j in range(n):
                         total[j] += recurrent_sum[j]

@@ -1,0 +1,169 @@
+"""The README's table and the quality section of docs/benchmarks.md, from `wavespike eval --report` over every bundled model that gives speech back and its peers.
+
+    python benchmarks/make_report.py [--data LIST] [--about "70 utterances of ..."] [--model MORE ...] [--limit N] [--out report] [--no-write]
+
+Without --data the speech that the package ships is judged. Work that is finished is kept in OUT/cache, so a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import common
+from wavespike.assets import SAMPLE
+from wavespike.cli.common import DEFAULT_MODEL
+from wavespike.cli.main import main as wavespike
+from wavespike.hub.load import load, presets
+from wavespike.metrics.panel import METRICS
+
+README = common.ROOT / "README.md"
+COMMAND = "make report"
+SHORT = ("pesq_wb", "visqol", "stoi", "dnsmos_ovrl", "dnsmos_p808", "vuv_f1")
+"""The README's metrics; docs/benchmarks.md has all."""
+
+
+def systems() -> tuple[list[str], list[str]]:
+    """(names for --model, what is left out and why): the bundled models that give speech back, then the peers that this machine has."""
+    names, left_out = [], []
+    for name in sorted(presets(), key=lambda name: name != DEFAULT_MODEL):  # the first system orders the files
+        kind = load(name).kind
+        if kind in ("vocoder", "codec"):
+            names.append(name)
+        else:
+            left_out.append(f"{name} is a {kind} (judged in docs/recognition.md)")
+    if importlib.util.find_spec("pyworld") is not None:
+        names.append("world")
+    else:
+        left_out.append("world needs the extra `pitch`")
+    if shutil.which("opusenc") and shutil.which("opusdec"):
+        names += ["opus:6", "opus:12", "opus:24"]
+    else:
+        left_out.append("opus needs opus-tools")
+    return names, left_out
+
+
+def evaluate(names: list[str], data: Path, out: Path, limit: int | None, processes: int | None) -> tuple[dict[str, Any], str]:
+    """Runs the command -> (results.json, what it said)."""
+    words = ["eval", "--data", str(data), "--report", str(out), "--model", *names]
+    words += ["--limit", str(limit)] if limit else []
+    words += ["--processes", str(processes)] if processes else []
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        code = wavespike(words)
+    if code not in (0, 1) or not (out / "results.json").is_file():
+        raise SystemExit(f"wavespike {' '.join(words)} failed with exit code {code}")
+    return json.loads((out / "results.json").read_text(encoding="utf-8")), said.getvalue()
+
+
+def number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def significant(value: float | None) -> str:
+    """Three significant digits."""
+    return "" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def digits_of(metric: str) -> int:
+    return 1 if METRICS[metric].unit == "cents" else 2 if METRICS[metric].unit in ("MOS", "MOS-LQO", "dB") else 3
+
+
+def heading(metric: str) -> str:
+    m = METRICS[metric]
+    return f"{m.label}{f' ({m.unit})' if m.unit and not m.unit.startswith('MOS') else ''} {'↑' if m.better == 'higher' else '↓'}"
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1), *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def measured(results: dict[str, Any], wanted: tuple[str, ...] | None = None) -> list[str]:
+    found = {key for model in results["models"].values() for key in model["metrics"]["means"]}
+    return [key for key in METRICS if key in found and (wanted is None or key in wanted)]
+
+
+def costs(model: dict[str, Any]) -> list[str]:
+    speed = model["real_time_factor_1_thread"]
+    return ["" if speed is None else f"{1 / speed:.0f}" if speed < 0.1 else f"{1 / speed:.1f}", "" if model["energy"] is None else significant(model["energy"]["millijoules_per_second"]),
+            "" if model["bitrate_bps"] is None else f"{model['bitrate_bps'] / 1000:.1f}"]
+
+
+def short_table(results: dict[str, Any]) -> str:
+    keys = measured(results, SHORT)
+    rows = [["original", *(number(results["original"]["metrics"]["means"].get(k), digits_of(k)) for k in keys), "", "", "", ""]]
+    for name, model in results["models"].items():
+        rows.append([f"`{name}`", *(number(model["metrics"]["means"].get(k), digits_of(k)) for k in keys), *costs(model),
+                     f"{model['parameters'] / 1e6:.2f} M" if model["parameters"] else ""])
+    return markdown(["system", *map(heading, keys), "x real time, 1 thread", "energy (mJ/s)", "bitrate (kbit/s)", "parameters"], rows)
+
+
+def long_tables(results: dict[str, Any]) -> str:
+    """Quality with intervals (systems stand in columns: there are more metrics), then costs."""
+    keys, models = measured(results), results["models"]
+    rows = []
+    for key in keys:
+        row = [heading(key), number(results["original"]["metrics"]["means"].get(key), digits_of(key))]
+        for model in models.values():
+            value, interval = model["metrics"]["means"].get(key), model["metrics"]["intervals"].get(key)
+            left_out = len(model["metrics"]["failures"].get(key, {}))
+            text = number(value, digits_of(key))
+            if interval:
+                text += f" ({number(interval[0], digits_of(key))} to {number(interval[1], digits_of(key))})"
+            row.append(text + (f" −{left_out}" if left_out else ""))
+        rows.append(row)
+    quality = markdown(["metric", "original", *(f"`{n}`" for n in models)], rows)
+    price = markdown(["system", "x real time, 1 thread", "energy (mJ/s)", "bitrate (kbit/s)", "x real time, all threads", "peak memory (MiB)", "published energy ratio", "parameters"],
+                     [[f"`{n}`", *costs(m), "" if m["times_real_time"] is None else significant(m["times_real_time"]), number(m["peak_memory_mb"], 0),
+                       "" if m["energy"] is None or m["energy"]["published_ratio"] is None else f"{m['energy']['published_ratio']:.3f}",
+                       number(m["parameters"], 0) if m["parameters"] is not None else ""] for n, m in models.items()])
+    return f"{quality}\n\n{price}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=SAMPLE, help="a list, a folder or a file; default: the bundled speech")
+    parser.add_argument("--about", default="", help="what the data is, for the caption")
+    parser.add_argument("--model", nargs="+", default=[], help="more systems than the bundled models and the peers of this machine")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--processes", type=int)
+    parser.add_argument("--out", type=Path, default=common.ROOT / "report")
+    parser.add_argument("--no-write", action="store_true", help="leave README.md and docs/ as they are")
+    args = parser.parse_args()
+    names, left_out = systems()
+    results, said = evaluate([*names, *args.model], args.data, args.out, args.limit, args.processes)
+    print(said)
+    if args.no_write:
+        return
+    count = results["files"]
+    seconds = max(model["seconds"] for model in results["models"].values())
+    about = args.about or ("the bundled sample" if args.data == SAMPLE else args.data.name)
+    data = f"{about} ({count} file{'s' * (count != 1)}, {seconds:.0f} s)"
+    missing = {key: hint for model in results["models"].values() for key, hint in model["metrics"]["missing"].items()}
+    notes = [f"- Left out: {text}." for text in left_out] + [f"- {METRICS[key].label} was not computed: {hint}." for key, hint in missing.items()]
+    notes += [f"- {len(results['unreadable'])} files could not be used."] if results["unreadable"] else []
+    common.write_section("report", f"""
+{short_table(results)}
+
+Copy-synthesis of {data}: means; energy counted for 45 nm; all metrics with their intervals are in [docs/benchmarks.md](docs/benchmarks.md), their sources in
+[docs/metrics.md](docs/metrics.md). {common.stamp(COMMAND)}
+""", README, COMMAND)
+    common.write_section("report", f"""
+## Quality, speed, energy and bitrate of all bundled models and their peers
+
+{long_tables(results)}
+
+- Data: {data}. Means with bootstrap 95 % intervals over the files; −n: so many files have no value. Each metric's source and valid rate: [metrics](metrics.md).
+- Energy is counted from the real tensors of 2 s of speech and priced for 45 nm; it is features to waveform for vocoders, waveform to waveform for codecs. The published ratio is
+  Spiking Vocos's accounting of the blocks, spiking over dense ([spiking](spiking.md)).
+{chr(10).join([*notes, f"- {common.stamp(COMMAND)}"])}
+""", common.PAGE, COMMAND)
+
+
+if __name__ == "__main__":
+    main()

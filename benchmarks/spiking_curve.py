@@ -1,0 +1,132 @@
+"""What spikes buy: quality and counted energy of spiking vocoders against their firing rate, with the controls that ask what the spikes contribute.
+
+    python benchmarks/spiking_curve.py --data LIST --point "T=2, 7 %=spiking-vocos-24k" --point "T=2, 1 %=runs/f01/best" --control "absent=runs/absent/best"
+        [--silence spiking-vocos-24k] [--teacher vocos-24k] [--peer griffin-lim-24k] [--json FILE] [--no-write]
+
+A point is a spiking model, a control another model drawn as a line. `--silence` adds that model with the spikes of its second neurons zeroed. Rates and
+energy are counted on the bundled speech sample, quality is the mean over the files of the list.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import common
+import wavespike
+from wavespike.assets import SAMPLE
+from wavespike.metrics.evaluation import Settings, evaluate
+from wavespike.metrics.systems import ModelSystem, System, open_system
+from wavespike.models.base import Model
+from wavespike.models.spiking_vocos import SpikingVocos
+from wavespike.signal.files import audio_files, read
+
+SHOWN = ("pesq_wb", "stoi", "dnsmos_ovrl", "dnsmos_p808", "vuv_f1", "periodicity_rmse")
+LABELS = {"pesq_wb": "PESQ-WB", "stoi": "STOI", "dnsmos_ovrl": "DNSMOS OVRL", "dnsmos_p808": "DNSMOS P.808", "vuv_f1": "V/UV F1", "periodicity_rmse": "periodicity RMSE"}
+
+
+def silenced(model: SpikingVocos) -> SpikingVocos:
+    """The same weights with the spikes of the second neurons zeroed."""
+    backbone = dataclasses.replace(model.config.backbone, mlp="silenced")
+    other = SpikingVocos(dataclasses.replace(model.config, backbone=backbone))
+    other.load_state_dict(model.state_dict())
+    return other.eval()
+
+
+def costs(model: Model[Any]) -> dict[str, float | None]:
+    """Firing rate (size-weighted mean), published and complete energy ratio, on the bundled sample."""
+    samples, _ = read(SAMPLE, model.sample_rate)
+    report = wavespike.energy(model, torch.from_numpy(samples[:1].copy())[:, : 2 * model.sample_rate])
+    spiking = isinstance(model, SpikingVocos) and model.config.backbone.mlp != "absent"
+    return {"rate": report.published.rate if report.published is not None and spiking else None,
+            "published_ratio": None if report.published is None else report.published.ratio, "complete_ratio": report.ratio}
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    lines = ["| system | firing rate | energy, published | energy, complete | " + " | ".join(LABELS[m] for m in SHOWN) + " |", "|---|---:|---:|---:|" + "---:|" * len(SHOWN)]
+    for name, row in rows.items():
+        cost = ["-" if row.get(k) is None else (f"{100 * row[k]:.1f} %" if k == "rate" else f"{row[k]:.3f}") for k in ("rate", "published_ratio", "complete_ratio")]
+        lines.append(f"| {name} | " + " | ".join([*cost, *("-" if m not in row["metrics"] else f"{row['metrics'][m]:.3f}" for m in SHOWN)]) + " |")
+    return "\n".join(lines)
+
+
+def picture(rows: dict[str, dict[str, Any]], points: list[str], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    from wavespike.view.spectrogram import save_figure
+
+    figure = Figure(figsize=(11, 6.4), dpi=120, layout="constrained")
+    colors = ("#31688e", "#35b779", "#b5367a", "#e8a317", "#666666", "#21918c")
+    others = [name for name in rows if name not in points]
+    for axis, metric in zip(figure.subplots(2, 3).flat, SHOWN, strict=True):
+        known = [(rows[n]["rate"], rows[n]["metrics"][metric], n) for n in points if metric in rows[n]["metrics"]]
+        for rate, value, name in known:
+            axis.plot(100 * rate, value, "o", color="#440154", markersize=7)
+            axis.annotate(name, (100 * rate, value), textcoords="offset points", xytext=(4, 6), fontsize=7)
+        for k, name in enumerate(others):
+            if metric in rows[name]["metrics"]:
+                axis.axhline(rows[name]["metrics"][metric], color=colors[k % len(colors)], linestyle=("-", "--", ":", "-.")[k % 4], linewidth=1.2, label=name)
+        axis.set_xscale("log")
+        axis.margins(x=0.25, y=0.12)
+        axis.set_xlabel("firing rate (%)")
+        axis.set_title(LABELS[metric] + (" (lower is better)" if metric == "periodicity_rmse" else ""), fontsize=9)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, max(1, len(labels))), fontsize=8)
+    save_figure(figure, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="list file or folder of speech that judges")
+    parser.add_argument("--point", action="append", default=[], metavar="LABEL=MODEL")
+    parser.add_argument("--control", action="append", default=[], metavar="LABEL=MODEL")
+    parser.add_argument("--silence", help="a spiking model to judge once more without its spikes")
+    parser.add_argument("--teacher", default="vocos-24k")
+    parser.add_argument("--peer", default="griffin-lim-24k")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--no-write", action="store_true")
+    args = parser.parse_args()
+    points = dict(word.rpartition("=")[::2] for word in args.point)
+    systems: dict[str, System] = {f"teacher ({args.teacher})": open_system(args.teacher), args.peer: open_system(args.peer)}
+    systems |= {label: open_system(model) for label, model in points.items()}
+    systems |= {label: open_system(model) for label, model in (word.rpartition("=")[::2] for word in args.control)}
+    if args.silence:
+        model = wavespike.load(args.silence)
+        assert isinstance(model, SpikingVocos)
+        systems["its spikes silenced"] = ModelSystem("silenced", silenced(model))
+    found = evaluate(systems, audio_files(Path(args.data))[: args.limit], Settings(metrics=SHOWN, cache=args.cache), data=args.data)
+    rows: dict[str, dict[str, Any]] = {}
+    for name, result in found.results.items():
+        system = result.system
+        assert isinstance(system, ModelSystem)
+        rows[name] = {**costs(system.model), "parameters": system.parameters, "metrics": result.report.means()}
+    text = table(rows)
+    print(text)
+    if args.json:
+        args.json.write_text(json.dumps({"rows": rows, "files": len(found.seconds), "data": args.data}, indent=2))
+    if args.no_write:
+        return
+    images = common.PAGE.parent / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    picture(rows, list(points), images / "spiking-curve.png")
+    common.write_section("spiking_curve", f"""
+## Spikes: quality and energy against the firing rate
+
+![Quality against firing rate](images/spiking-curve.png)
+
+{text}
+
+- Means over {len(found.seconds)} files. Energy is relative to the dense twin of the same size, on the bundled sample: by the paper's formula (blocks only) and complete (everything).
+- {common.stamp("python benchmarks/spiking_curve.py")}
+""", common.PAGE.with_name("spiking.md"))
+
+
+if __name__ == "__main__":
+    main()

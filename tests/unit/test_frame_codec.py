@@ -1,0 +1,147 @@
+"""The folded steps are the model: same codes, same audio, any chunks, lost frames and missing levels included; in PyTorch and in ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from wavespike.errors import BitstreamError, MissingDependencyError, UsageError
+from wavespike.models.fourier_codec import FourierCodec, FourierCodecConfig
+from wavespike.nn.convnext import ConvNeXtConfig
+from wavespike.nn.rvq import RVQConfig
+from wavespike.nn.spiking import SpikingConvNeXtConfig
+from wavespike.runtime import frame_codec
+from wavespike.runtime.codec_files import decode_file, encode_file
+from wavespike.runtime.frame_codec import frame_stream
+from wavespike.runtime.live import stream_file
+from wavespike.signal.files import read, write
+
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+ENGINES = ["torch", pytest.param("onnx", marks=pytest.mark.skipif(not HAS_ONNX, reason="needs the packages onnx and onnxruntime (extra export)"))]
+SIZE = {"dim": 8, "intermediate_dim": 16, "num_layers": 2, "causal": True}
+
+
+def tiny(transform: str = "mdct", frame_length: int = 40, embed: int = 1, spiking: bool = False, beam: int = 1, **options: Any) -> FourierCodec:
+    torch.manual_seed(0)
+    features = 20 if transform == "mdct" else frame_length + 2
+    decoder = SpikingConvNeXtConfig(input_channels=6, expansion_init_std=0.4, **SIZE) if spiking else ConvNeXtConfig(input_channels=6, **SIZE)
+    model = FourierCodec(FourierCodecConfig(
+        transform=transform, hop_length=20, frame_length=frame_length, encoder=ConvNeXtConfig(input_channels=features, embed_kernel_size=embed, **SIZE),
+        quantizer=RVQConfig(dim=6, num_codebooks=3, codebook_size=16, beam=beam), decoder=decoder, **options)).eval()
+    torch.nn.init.normal_(model.decoder.lost)
+    return model
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "mdct": {}, "stft, overlap of half a hop": {"transform": "stft", "frame_length": 30, "embed": 7, "compression": 0.3}, "no shortcut, beam": {"shortcut": False, "beam": 3},
+    "spiking decoder": {"spiking": True},
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("options", MODELS.values(), ids=list(MODELS))
+def test_frame_by_frame_is_the_offline_pass(options: dict[str, Any], engine: str) -> None:
+    model = tiny(**options)
+    audio = 0.3 * torch.randn(2, 1, 333)
+    with torch.no_grad():
+        codes, offline = model.encode(audio), model(audio)
+    session = frame_stream(model, 2, engine=engine)
+    assert session.engine == engine
+    streamed = torch.cat([*(session.push(chunk) for chunk in audio.split(47, -1)), session.flush()], -1)
+    assert torch.allclose(streamed, offline, atol=1e-5 * float(offline.abs().max()) + 1e-6)
+    session = frame_stream(model, 2, 2, engine=engine)
+    with torch.no_grad():
+        assert torch.equal(torch.cat([*(session.encode(chunk) for chunk in audio.split(47, -1)), session.flush_codes()], -1), model.encode(audio, 2))
+    missing = torch.rand(2, codes.shape[-1], generator=torch.Generator().manual_seed(1)) < 0.4
+    session = frame_stream(model, 2, engine=engine)
+    decoded = torch.cat([session.decode(codes[:, :2], missing), session.flush_audio()], -1)
+    with torch.no_grad():
+        want = model.decode(codes[:, :2], missing)
+    assert torch.allclose(decoded, want, atol=1e-5 * float(want.abs().max()) + 1e-6)
+
+
+def test_without_onnx_runtime_pytorch_runs_and_a_wish_for_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(frame_codec.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    assert frame_stream(tiny()).engine == "torch"
+
+    def absent(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr(frame_codec.importlib, "import_module", absent)
+    with pytest.raises(MissingDependencyError, match="export"):
+        frame_stream(tiny(), engine="onnx")
+
+
+def test_double_precision_stays_double() -> None:
+    model = tiny().double()
+    session = frame_stream(model)
+    assert session.engine == "torch"
+    assert session.push(torch.randn(1, 1, 100, dtype=torch.float64)).dtype == torch.float64
+
+
+class TestFilesAndLive:
+    @pytest.fixture
+    def speech(self, tmp_path: Any) -> Any:
+        samples = (0.2 * np.random.default_rng(0).standard_normal(5003)).astype(np.float32)
+        return write(tmp_path / "in.wav", samples, 24000, "float")
+
+    def test_a_file_is_as_long_as_before_and_equals_the_offline_pass(self, speech: Any, tmp_path: Any) -> None:
+        model = tiny()
+        coded = encode_file(model, speech, tmp_path / "a.wsc", model_name="tiny")
+        decode_file(model, tmp_path / "a.wsc", tmp_path / "out.wav", model_name="tiny", sample_format="float")
+        audio = torch.from_numpy(read(speech)[0])[None]
+        with torch.no_grad():
+            want = model(audio)[0].numpy()
+        out = read(tmp_path / "out.wav")[0]
+        assert coded.samples == 5003
+        assert out.shape == want.shape
+        assert np.allclose(out, want, atol=1e-5)
+
+    def test_a_lost_block_goes_to_the_model_that_can_bridge_it(self, speech: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = tiny()
+        path = tmp_path / "a.wsc"
+        monkeypatch.setattr("wavespike.runtime.codec_files.block_frames_for", lambda *sizes: 50)
+        encode_file(model, speech, path, model_name="tiny")
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 255
+        path.write_bytes(bytes(data))
+        done = decode_file(model, path, tmp_path / "out.wav", model_name="tiny", sample_format="float")
+        assert done.lost_blocks >= 1
+        assert done.samples == 5003
+        with torch.no_grad():
+            codes = model.encode(torch.from_numpy(read(speech)[0])[None])
+            out, whole = read(tmp_path / "out.wav")[0][0], model.decode(codes)[0, 0, :5003].numpy()
+        changed = np.flatnonzero(~np.isclose(out, whole, atol=1e-5))
+        first, frames = (changed[0] + model.edge) // 20 // 50 * 50, 50 * done.lost_blocks
+        missing = torch.zeros(1, codes.shape[-1], dtype=torch.bool)
+        missing[:, first : first + frames] = True
+        with torch.no_grad():
+            assert np.allclose(out, model.decode(codes, missing)[0, 0, :5003].numpy(), atol=1e-5)
+        decode_file(model, path, tmp_path / "silent.wav", model_name="tiny", conceal="silence", sample_format="float")
+        assert not np.allclose(read(tmp_path / "silent.wav")[0][0], out, atol=1e-5)
+
+    def test_the_live_pipeline_gives_the_file_back_whole(self, speech: Any, tmp_path: Any) -> None:
+        model = tiny()
+        report = stream_file(model, speech, tmp_path / "out.wav", frame_samples=20, fast=True, sample_format="float")
+        with torch.no_grad():
+            want = model(torch.from_numpy(read(speech)[0])[None])[0].numpy()
+        out = read(tmp_path / "out.wav")[0]
+        assert out.shape == want.shape
+        assert np.allclose(out, want, atol=1e-5)
+        assert report.algorithmic_delay_ms == pytest.approx(1000 * 40 / 24000)
+
+
+def test_a_codec_that_does_not_conceal_refuses_to(tmp_path: Any) -> None:
+    from wavespike.models.audiodec import AudioDec, AudioDecConfig, DecoderConfig, EncoderConfig
+
+    model = AudioDec(AudioDecConfig(sample_rate=24000, encoder=EncoderConfig(channels=2, ratios=(2,), strides=(4,)), decoder=DecoderConfig(channels=2, ratios=(2,), strides=(4,)),
+                                    quantizer=RVQConfig(dim=4, num_codebooks=2, codebook_size=8))).eval()
+    write(tmp_path / "in.wav", np.zeros(100, np.float32), 24000)
+    encode_file(model, tmp_path / "in.wav", tmp_path / "a.wsc", model_name="tiny")
+    with pytest.raises((UsageError, BitstreamError), match="does not conceal"):
+        decode_file(model, tmp_path / "a.wsc", tmp_path / "out.wav", model_name="tiny", conceal="model")
