@@ -194,10 +194,14 @@ class SpecGrad(Vocoder[SpecGradConfig]):
         x = self.to_space(noise, prior)
         return x if self.config.shallow is None or source is None else diffuse(source, x, level)
 
+    def to_audio(self, x: Tensor, prior: Prior) -> Tensor:
+        """x_0 in the network's space -> waveform, without projections."""
+        return prior.shape(x) if self.config.space == "whitened" else x
+
     def finish(self, x: Tensor, features: Tensor, prior: Prior) -> Tensor:
         """The sampled x_0 -> waveform."""
         c, m = self.config, self.config.features
-        audio = prior.shape(x) if c.space == "whitened" else x
+        audio = self.to_audio(x, prior)
         if not c.consistency_steps or audio.shape[-1] == 0:
             return audio
         spectrum = stft(audio, m.n_fft, m.hop_length, m.win_length, m.padding).transpose(1, 2)

@@ -33,7 +33,7 @@ from wavespike.training.vocoder import VocoderTask, VocoderTaskConfig
 class DiffusionConfig(VocoderTaskConfig):
     """Weights of the terms.
 
-    mel_weight     of the multi-scale mel distance between the signal estimate, finished as in use, and the target
+    mel_weight     of the multi-scale mel distance between the signal estimate, before any projection, and the target
     guess_share    share of the items that are made from the first guess, a G + s L e, as a shallow sampling starts; the mel distance alone judges them, because
                    the guess has a phase of its own
     align_source   the harmonic source of a model with one is in phase with the target's fundamental while training
@@ -142,7 +142,7 @@ class DiffusionTask(VocoderTask):
         total = denoising
         if c.mel_weight:
             estimate = estimates(m.prediction, output, x, level)[0]
-            terms["mel"] = self.spectral(self.model.finish(estimate, features, prior), audio)
+            terms["mel"] = self.spectral(self.model.to_audio(estimate, prior), audio)
             total = total + c.mel_weight * terms["mel"]
         if "pitch" in terms:
             total = total + c.pitch_weight * terms["pitch"] + c.voicing_weight * terms["voicing"]
