@@ -116,16 +116,6 @@ def main() -> None:
     images = common.PAGE.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
     picture(rows, list(points), images / "spiking-curve.png")
-    common.write_section("spiking_curve", f"""
-## Spikes: quality and energy against the firing rate
-
-![Quality against firing rate](images/spiking-curve.png)
-
-{text}
-
-- Means over {len(found.seconds)} files. Energy is relative to the dense twin of the same size, on the bundled sample: by the paper's formula (blocks only) and complete (everything).
-- {common.stamp("python benchmarks/spiking_curve.py")}
-""", common.PAGE.with_name("spiking.md"))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Departures: an option makes every convolution causal; the condition of the adapt
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import ClassVar, cast
 
 import torch
@@ -45,14 +44,13 @@ class ConvNeXtBlock(nn.Module):
         self.pwconv1 = nn.Linear(dim, intermediate_dim)
         self.pwconv2 = nn.Linear(intermediate_dim, dim)
         self.gamma = nn.Parameter(torch.full((dim,), float(layer_scale)))
-        self.activation: Callable[[Tensor], Tensor] = F.gelu
 
     def _mix(self, residual: Tensor, h: Tensor, condition: Tensor | None) -> Tensor:
         h = self.norm(h.transpose(1, 2), condition)  # [B, L, C]
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            h = self.pwconv2(self.activation(self.pwconv1(h)))
+            h = self.pwconv2(F.gelu(self.pwconv1(h)))
         else:  # blocks of frames stay in the cache
-            h = torch.cat([self.pwconv2(self.activation(self.pwconv1(part))) for part in torch.split(h, 256, 1)], 1)
+            h = torch.cat([self.pwconv2(F.gelu(self.pwconv1(part))) for part in torch.split(h, 256, 1)], 1)
         return torch.addcmul(residual.transpose(1, 2), self.gamma, h).transpose(1, 2)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:

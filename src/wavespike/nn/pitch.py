@@ -17,11 +17,6 @@ from torch import Tensor, nn
 from wavespike.nn.convnext import ConvNeXtBackbone, ConvNeXtConfig
 
 
-def _gelu(x: Tensor) -> Tensor:
-    """GELU of float64, computed in float32, which is several times faster: what is rounded here does not depend on how a stream is cut."""
-    return F.gelu(x.float()).to(x.dtype)
-
-
 class PitchEstimator(nn.Module):
     """Features [B, C, L] -> class logits [B, L, bins] and voicing logits [B, L], float64."""
 
@@ -33,8 +28,6 @@ class PitchEstimator(nn.Module):
         self.backbone = ConvNeXtBackbone(
             ConvNeXtConfig(input_channels=input_channels, dim=dim, intermediate_dim=3 * dim, num_layers=num_layers, causal=causal)
         )
-        for block in self.backbone.blocks:
-            block.activation = _gelu
         self.out = nn.Linear(dim, self.bins + 1)
         self.double()
 
