@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +33,7 @@ import common
 import wavespike
 from wavespike.assets import SAMPLE
 from wavespike.errors import MissingDependencyError
+from wavespike.metrics.peers import stand_ins
 from wavespike.models.vocos import Vocos, VocosConfig
 from wavespike.signal.files import read
 from wavespike.signal.mel import MelConfig, log_mel
@@ -98,17 +98,9 @@ def onnx(model: Any, threads: int, graph: str) -> Decode:
 
 def package() -> Decode:
     """The PyPI package `vocos` with the weights of `published()`. Its decoder needs neither torchaudio nor encodec, only their names."""
-    for name, members in (("torchaudio", ()), ("torchaudio.functional", ()), ("torchaudio.functional.functional", ("_hz_to_mel", "_mel_to_hz")),
-                          ("encodec", ("EncodecModel",))):
-        try:
-            importlib.import_module(name)
-        except Exception:
-            stand_in = types.ModuleType(name)
-            for member in members:
-                setattr(stand_in, member, None)
-            sys.modules[name] = stand_in
     try:
-        heads, models = importlib.import_module("vocos.heads"), importlib.import_module("vocos.models")
+        with stand_ins():
+            heads, models = importlib.import_module("vocos.heads"), importlib.import_module("vocos.models")
     except Exception as error:
         raise Skip(f"the package does not import ({type(error).__name__}: {error}); pip install --no-deps vocos") from error
     c = VocosConfig()

@@ -171,7 +171,7 @@ class PypiVocos(System):
         config = read_config(folder / CONFIG)
         if not (isinstance(config.features, MelConfig) and isinstance(config.backbone, ConvNeXtConfig) and isinstance(config.head, ISTFTHeadConfig)):
             raise UsageError(f"{folder}: expected mel features, a VocosBackbone and an ISTFTHead, got another architecture; wavespike loads it by itself: --model {folder}")
-        with _stand_ins():
+        with stand_ins():
             try:
                 heads, models = importlib.import_module("vocos.heads"), importlib.import_module("vocos.models")
             except Exception as error:
@@ -286,7 +286,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stand_ins() -> Iterator[None]:
+def stand_ins() -> Iterator[None]:
     """Empty modules under the names of packages that vocos imports and its decoder does not use, while it is being imported."""
     placed = []
     for name, members in (("torchaudio", ()), ("torchaudio.functional", ()), ("torchaudio.functional.functional", ("_hz_to_mel", "_mel_to_hz")),
