@@ -136,9 +136,14 @@ def test_every_recipe_is_a_valid_configuration_and_its_narrow_twin_has_a_loss(re
     words = [] if "denoise" not in recipe else ["data.noise=noise"]
     config = train_config(load_recipe(RECIPES / f"{recipe}.yaml", [*words, "task.analyzer=null", "task.metrics=[]"]))
     data = to_dict(config.model)
-    data["encoder"]["channels"] = 2
     data["quantizer"] |= {"codebook_size": 8, "dim": 8}
-    data["decoder"] |= {"channels": 16, "in_channels": 8} if data["decoder"]["type"] == "hifigan" else {"channels": 2}
+    if data["type"] == "fourier-codec":
+        for part in ("encoder", "decoder"):
+            data[part] |= {"dim": 32, "intermediate_dim": 32, "num_layers": 1}
+        data["decoder"]["input_channels"] = 8
+    else:
+        data["encoder"]["channels"] = 2
+        data["decoder"] |= {"channels": 16, "in_channels": 8} if data["decoder"]["type"] == "hifigan" else {"channels": 2}
     narrow = {"period": {"channels": [2, 2]}, "scale": {"channels": 4, "max_channels": 8}, "spectral": {"channels": 2}, "resolution": {"channels": 2}}
     for name, sizes in narrow.items():
         plain = to_dict(getattr(config.task, name))

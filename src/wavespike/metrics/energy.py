@@ -138,7 +138,7 @@ _COST: dict[str, dict[str, float]] = {
 }
 # reductions -> operations an element of the input
 _REDUCE: dict[str, dict[str, float]] = {
-    **_each("sum mean cumsum", adds=1),
+    **_each("sum mean cumsum col2im", adds=1),
     **_each("prod cumprod", multiplies=1),
     **_each("_weight_norm_interface", multiplies=2, adds=1),
     **_each("nonzero", comparisons=1),

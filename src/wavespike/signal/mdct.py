@@ -54,6 +54,7 @@ def mdct(x: Tensor, frame_length: int, padding: Padding = "center") -> Tensor:
         raise AudioError("expected at least one sample of audio, got none; check the input for emptiness")
     n = frame_length // 2
     left, right = mdct_crop(frame_length, padding)
+    mdct_window(frame_length)  # refuses a wrong length
     return mdct_of_frames(F.pad(x, (left, right + -x.shape[-1] % n)).unfold(-1, frame_length, n))
 
 
