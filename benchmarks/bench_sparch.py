@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common import peak_memory_mb, stamp, write_section
+from common import stamp, write_section
+from wavespike.metrics.footprint import resident_mb
 from wavespike.models.sparch import SNN
 from wavespike.nn.recurrent import RecurrentLayer
 from wavespike.spikes.adaptive import initial_state, step
@@ -83,9 +84,9 @@ def peak_of(a: argparse.Namespace) -> float:
     net, loop, x = networks(a, a.neurons[0])
     run = net if a.peak_of == "fused" else loop
     once(run, x[:2])
-    before = peak_memory_mb()
+    before = resident_mb(peak=True)
     once(run, x)
-    return peak_memory_mb() - before
+    return resident_mb(peak=True) - before
 
 
 def speed(a: argparse.Namespace, neuron: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ import common
 import wavespike
 from wavespike.assets import SAMPLE
 from wavespike.errors import MissingDependencyError
+from wavespike.metrics.footprint import resident_mb
 from wavespike.metrics.peers import stand_ins
 from wavespike.models.vocos import Vocos, VocosConfig
 from wavespike.signal.files import read
@@ -186,7 +187,7 @@ def print_memory(name: str, seconds: float) -> None:
             decode = contender.make(1)
             decode(features)
             decode(features)
-    print(common.peak_memory_mb())
+    print(resident_mb(peak=True))
 
 
 def summary(times: dict[str, list[float]], seconds: float) -> list[dict[str, Any]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import os
-import platform
 import subprocess
 from pathlib import Path
+
+from wavespike.metrics.machine import machine as facts
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -16,24 +17,9 @@ def machine() -> str:
     """Processor, cores, memory and versions in one line."""
     import torch
 
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = names[0] if names else name
-    flags = torch.backends.cpu.get_cpu_capability()
-    memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB" if hasattr(os, "sysconf") else ""
-    return f"{name} ({flags}), {os.cpu_count()} cores, {memory}; {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
-
-
-def peak_memory_mb() -> float:
-    """Peak resident memory of this process."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage also counts the parent's memory at the fork
-        return float(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
+    m = facts()
+    memory = "" if m["memory_gib"] is None else f"{m['memory_gib']} GiB"
+    return f"{m['processor']} ({m['instructions']}), {m['cores']} cores, {memory}; {m['system']}, Python {m['python']}, torch {torch.__version__}"
 
 
 def stamp(command: str) -> str:

@@ -23,7 +23,7 @@ import torch
 
 import wavespike
 from wavespike.metrics.panel import Pair, Panel
-from wavespike.signal.files import read, write
+from wavespike.signal.files import audio_files, read, write
 from wavespike.signal.resample import resample
 from wavespike.training.noisy_data import mix
 
@@ -85,12 +85,6 @@ class Judge:
 
     def means(self) -> dict[str, dict[str, float]]:
         return {name: {key: float(np.mean([row[key] for row in rows if key in row])) for key in rows[0]} for name, rows in self.rows.items()}
-
-
-def files_of(source: Path) -> list[Path]:
-    """Paths of a list, relative to its folder."""
-    paths = (Path(line.split("\t")[0]) for line in source.read_text(encoding="utf-8").splitlines() if line)
-    return [p if p.is_absolute() else source.parent / p for p in paths]
 
 
 @torch.inference_mode()
@@ -183,7 +177,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.noise:
-        noisy = measure_noisy([args.model, *args.also], files_of(args.files)[: args.count], files_of(args.noise), args.snr).means()
+        noisy = measure_noisy([args.model, *args.also], audio_files(args.files)[: args.count], audio_files(args.noise), args.snr).means()
         print(table(noisy))
         if args.json:
             args.json.write_text(json.dumps(noisy, indent=2))
@@ -191,11 +185,11 @@ def main() -> None:
     if args.opus and shutil.which("opusenc") is None:
         raise SystemExit("expected opusenc and opusdec, found none; install opus-tools, or say --opus without values")
     model: Any = wavespike.load(args.model)
-    judge = measure(model, files_of(args.files)[: args.count], args.opus, args.codebooks, not args.no_losses and model.conceals)
+    judge = measure(model, audio_files(args.files)[: args.count], args.opus, args.codebooks, not args.no_losses and model.conceals)
     means = judge.means()
     print(table(means))
     if args.json:
-        args.json.write_text(json.dumps({"model": args.model, "files": len(files_of(args.files)[: args.count]), "means": means, "rows": judge.rows}, indent=2))
+        args.json.write_text(json.dumps({"model": args.model, "files": len(audio_files(args.files)[: args.count]), "means": means, "rows": judge.rows}, indent=2))
     if args.picture:
         picture(means, Path(args.model).name, args.picture)
 

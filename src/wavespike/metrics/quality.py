@@ -18,7 +18,7 @@ import numpy as np
 
 from wavespike.errors import MissingDependencyError
 from wavespike.metrics.common import ScoreError, as_samples, finite, pair
-from wavespike.signal.resample import resample
+from wavespike.signal.resample import Samples, resample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,6 +81,16 @@ def stoi(reference: Any, estimate: Any, rate_hz: int, extended: bool = False) ->
     return finite(value, "STOI")
 
 
+def _rateable(estimate: Any, rate_hz: int, what: str) -> Samples:
+    """What the networks of speechmos take: 16 kHz, clipped to -1..1. Raises ScoreError for next to nothing and for silence."""
+    audio: Samples = np.clip(resample(as_samples(estimate), rate_hz, 16000), -1.0, 1.0)
+    if audio.size < 1600:
+        raise ScoreError(f"{what} needs at least 0.1 s, got {audio.size / 16000:.3f} s")
+    if not audio.any():
+        raise ScoreError(f"{what} needs sound, got digital silence")
+    return audio
+
+
 def dnsmos(estimate: Any, rate_hz: int) -> dict[str, float]:
     """DNSMOS (Reddy, Gopal and Cutler, 2021 (P.808) and 2022 (P.835)) at 16 kHz, no reference: {ovrl, sig, bak, p808}, MOS 1..5.
 
@@ -90,11 +100,7 @@ def dnsmos(estimate: Any, rate_hz: int) -> dict[str, float]:
         from speechmos import dnsmos as package
     except ImportError as error:
         raise MissingDependencyError("DNSMOS", "speechmos", "metrics") from error
-    audio = np.clip(resample(as_samples(estimate), rate_hz, 16000), -1.0, 1.0)
-    if audio.size < 1600:
-        raise ScoreError(f"DNSMOS needs at least 0.1 s, got {audio.size / 16000:.3f} s")
-    if not audio.any():
-        raise ScoreError("DNSMOS needs sound, got digital silence")
+    audio = _rateable(estimate, rate_hz, "DNSMOS")
     scores = package.run(audio, 16000)
     return {short: finite(scores[f"{short}_mos"], f"DNSMOS {short}") for short in ("ovrl", "sig", "bak", "p808")}
 
@@ -108,11 +114,7 @@ def plcmos(estimate: Any, rate_hz: int, seed: int = 0) -> float:
         from speechmos import plcmos as package
     except ImportError as error:
         raise MissingDependencyError("PLCMOS", "speechmos", "metrics") from error
-    audio = np.clip(resample(as_samples(estimate), rate_hz, 16000), -1.0, 1.0)
-    if audio.size < 1600:
-        raise ScoreError(f"PLCMOS needs at least 0.1 s, got {audio.size / 16000:.3f} s")
-    if not audio.any():
-        raise ScoreError("PLCMOS needs sound, got digital silence")
+    audio = _rateable(estimate, rate_hz, "PLCMOS")
     before = np.random.get_state()  # noqa: NPY002 - the package draws from the global generator
     try:
         np.random.seed(seed)  # noqa: NPY002

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from wavespike.config import Config
 from wavespike.errors import AudioError, FeatureError, UsageError
 from wavespike.nn.rvq import ResidualVQ
-from wavespike.signal.mel import MelConfig
+from wavespike.signal.mel import MelConfig, log_mel
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -123,6 +123,33 @@ class Vocoder(Model[ConfigT]):
             raise FeatureError(f"expected {want} with at least one frame, got none")
         if not bool(torch.isfinite(features).all()):
             raise FeatureError(f"expected finite {want}, got NaN or Inf; check what made them")
+
+
+class MelVocoder(Vocoder[ConfigT]):
+    """A vocoder of mel features alone: its configuration's `features` say rate, hop and bands."""
+
+    @property
+    def mel(self) -> MelConfig:
+        """The convention of the features."""
+        config: Any = self.config
+        mel: MelConfig = config.features
+        return mel
+
+    @property
+    def sample_rate(self) -> int:
+        return self.mel.sample_rate
+
+    @property
+    def feature_channels(self) -> int:
+        return self.mel.n_mels
+
+    @property
+    def hop_length(self) -> int:
+        return self.mel.hop_length
+
+    def features(self, audio: Tensor, **condition: Any) -> Tensor:
+        check_audio(audio)
+        return log_mel(audio, self.mel)
 
 
 class CodecStream(Stream):

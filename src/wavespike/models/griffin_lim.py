@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from wavespike.config import Config
-from wavespike.models.base import Stream, Vocoder, check_audio
+from wavespike.models.base import MelVocoder, Stream
 from wavespike.models.streaming import CheckedStream
 from wavespike.signal.blocks import BlockGriffinLim, BlockISTFT
 from wavespike.signal.griffin_lim import griffin_lim
-from wavespike.signal.mel import MelConfig, log_mel, magnitude_from_mel
+from wavespike.signal.mel import MelConfig, magnitude_from_mel
 from wavespike.signal.source import counter_noise
 from wavespike.signal.stft import frame_blocks
 
@@ -33,26 +33,10 @@ class GriffinLimConfig(Config):
     seed: int = 0
 
 
-class GriffinLim(Vocoder[GriffinLimConfig]):
+class GriffinLim(MelVocoder[GriffinLimConfig]):
     """Log-mel [B, n_mels, L] -> waveform [B, T]; the same seed gives the same audio."""
 
     config_class: ClassVar[type[Config]] = GriffinLimConfig
-
-    @property
-    def sample_rate(self) -> int:
-        return self.config.features.sample_rate
-
-    @property
-    def feature_channels(self) -> int:
-        return self.config.features.n_mels
-
-    @property
-    def hop_length(self) -> int:
-        return self.config.features.hop_length
-
-    def features(self, audio: Tensor, **condition: Any) -> Tensor:
-        check_audio(audio)
-        return log_mel(audio, self.config.features)
 
     def decode(self, features: Tensor, **condition: Any) -> Tensor:
         self.check_features(features)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from wavespike.config import Config
 from wavespike.errors import ConfigError, FeatureError, UsageError, nearest
-from wavespike.models.base import Stream, Vocoder, check_audio
+from wavespike.models.base import MelVocoder, Stream
 from wavespike.nn.diffusion import (
     COSINE,
     SAMPLERS,
@@ -40,7 +40,7 @@ from wavespike.nn.frame_denoiser import FrameDenoiser, FrameDenoiserConfig
 from wavespike.nn.priors import EnergyPriorConfig, IsotropicPriorConfig, Prior, SpectralPriorConfig
 from wavespike.nn.wavegrad import WaveGradConfig, WaveGradDenoiser
 from wavespike.signal.griffin_lim import griffin_lim
-from wavespike.signal.mel import MelConfig, log_mel, magnitude_from_mel
+from wavespike.signal.mel import MelConfig, magnitude_from_mel
 from wavespike.signal.noise import counter_gaussian
 from wavespike.signal.stft import stft
 
@@ -108,7 +108,7 @@ class SpecGradConfig(Config):
             raise ConfigError("consistency_steps: expected 0 or more, and a mel whose window is as long as its n_fft")
 
 
-class SpecGrad(Vocoder[SpecGradConfig]):
+class SpecGrad(MelVocoder[SpecGradConfig]):
     """A diffusion vocoder of any configuration.
 
         audio = model.decode(features, steps=6, sampler="dpm2", seed=1)
@@ -130,25 +130,9 @@ class SpecGrad(Vocoder[SpecGradConfig]):
             self.denoiser = FrameDenoiser(d, config.features)
         self.source = None if config.source is None else Excitation(config.source, config.features)
 
-    @property
-    def sample_rate(self) -> int:
-        return self.config.features.sample_rate
-
-    @property
-    def feature_channels(self) -> int:
-        return self.config.features.n_mels
-
-    @property
-    def hop_length(self) -> int:
-        return self.config.features.hop_length
-
     def samples(self, frames: int) -> int:
         """Samples T of L frames."""
         return (frames - (self.config.features.padding == "center")) * self.hop_length
-
-    def features(self, audio: Tensor, **condition: Any) -> Tensor:
-        check_audio(audio)
-        return log_mel(audio, self.config.features)
 
     def check_features(self, features: Tensor, convention: MelConfig | None = None) -> None:
         """Raises FeatureError for features that are not this model's, naming both conventions where they can be told."""

@@ -47,29 +47,24 @@ class Conv1d(nn.Conv1d):
         """Depthwise convolution of x [B, C, L] whose memory is [B, L, C], into the same order: what stands before and after works along C, so nothing is copied."""
         if x.dtype == torch.float64:
             frames = F.pad(x.transpose(1, 2), (0, 0, self.left, self.span - self.left))
-            return self._shifted_sum(frames, self.weight[:, 0].t().contiguous()).transpose(1, 2)
+            return self._shifted_sum(frames, self.weight[:, 0].t().contiguous(), self.bias).transpose(1, 2)
         if self.left != self.span - self.left:
             return super().forward(F.pad(x, (self.left, self.span - self.left)))
         return F.conv2d(x.unsqueeze(2), self.weight.unsqueeze(2), self.bias, 1, (0, self.left), (1, self.dilation[0]), self.groups).squeeze(2)
 
-    def _shifted_sum(self, frames: Tensor, weight: Tensor) -> Tensor:
-        """frames [B, L + span, C], weight [K, C] -> [B, L, C]."""
+    def _shifted_sum(self, frames: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """frames [B, L + span, C], weight [K, C] -> [B, L, C]. PyTorch has no fast depthwise convolution in float64: add shifted copies."""
         dilation, length = self.dilation[0], frames.shape[1] - self.span
         out = frames[:, :length] * weight[0]
         for k in range(1, weight.shape[0]):
             out.addcmul_(frames[:, k * dilation : k * dilation + length], weight[k])
-        return out if self.bias is None else out.add_(self.bias)
+        return out if bias is None else out + bias
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if input.dtype != torch.float64 or not self._depthwise:
             plain: Tensor = super()._conv_forward(input, weight, bias)
             return plain
-        # PyTorch has no fast depthwise convolution in float64: add shifted copies
-        dilation, length = self.dilation[0], input.shape[-1] - self.span
-        out = input[..., :length] * weight[:, :, 0]
-        for k in range(1, weight.shape[-1]):
-            out = torch.addcmul(out, input[..., k * dilation : k * dilation + length], weight[:, :, k])
-        return out if bias is None else out + bias[:, None]
+        return self._shifted_sum(input.transpose(1, 2), weight[:, 0].t(), bias).transpose(1, 2)
 
     @property
     def left(self) -> int:

@@ -8,7 +8,6 @@ Nothing but the pitch estimator is learned. Its phase is right up to what the vo
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -20,7 +19,7 @@ from wavespike.errors import ConfigError
 from wavespike.nn.pitch import PitchEstimator
 from wavespike.signal.griffin_lim import griffin_lim, scaled
 from wavespike.signal.mel import MelConfig, magnitude_from_mel
-from wavespike.signal.source import counter_noise, harmonic_source, integrate_pitch
+from wavespike.signal.source import integrate_pitch, sources
 from wavespike.signal.stft import frame, frame_blocks, hann_window
 
 
@@ -64,14 +63,8 @@ class Excitation(nn.Module):
             f0_hz, voiced = self.pitch.decode(*self.pitch(features))
         if offset_samples is None:
             offset_samples = torch.zeros(features.shape[0], dtype=torch.int64, device=features.device)
-        if pulses is None:
-            phase = integrate_pitch(f0_hz, m.hop_length, rate, start_phase, voiced)
-            f0 = f0_hz.to(features.dtype)
-            after = phase[:, -1:] + 2 * math.pi * m.hop_length / rate * f0_hz[:, -1:]
-            pulses = harmonic_source(torch.cat([f0, f0[:, -1:]], 1), torch.cat([phase, after], 1), m.hop_length, rate)
-            if m.padding == "center":
-                pulses = pulses[:, : (f0.shape[1] - 1) * m.hop_length]
-        noise = counter_noise(offset_samples, pulses.shape[-1], pulses.dtype)
+        phase = integrate_pitch(f0_hz, m.hop_length, rate, start_phase, voiced)
+        pulses, noise = sources(f0_hz.to(features.dtype), phase, offset_samples, m.hop_length, rate, m.padding, pulses)
         return griffin_lim(self._start(features, voiced.to(features.dtype), pulses, noise), self.config.consistency_steps, m.n_fft, m.hop_length,
                            momentum=self.config.momentum, padding=m.padding)
 

@@ -21,7 +21,7 @@ from wavespike.errors import ConfigError
 from wavespike.nn.pitch import PitchEstimator
 from wavespike.signal.griffin_lim import griffin_lim, scaled
 from wavespike.signal.mel import MelConfig, magnitude_from_mel
-from wavespike.signal.source import counter_noise, harmonic_source, integrate_pitch
+from wavespike.signal.source import integrate_pitch, sources
 from wavespike.signal.stft import Padding, frame, frame_blocks, hann_window, istft
 
 
@@ -124,18 +124,12 @@ class SourceFilterHead(nn.Module):
         more = 3 + reach * (2 + 2 * self.config.consistency_steps)
         return left + more, right + more
 
-    def source(self, f0_hz: Tensor, phase: Tensor, offset_samples: Tensor) -> tuple[Tensor, Tensor]:
+    def source(self, f0_hz: Tensor, phase: Tensor, offset_samples: Tensor, pulses: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The harmonic and the noise source, waveforms [B, T] as long as the output.
 
         f0 [B, L] hertz, phase [B, L] radians at the frames, offset [B] int64: position of the first sample in the whole signal.
         """
-        c, rate = self.config, self.mel.sample_rate
-        last = f0_hz[:, -1:]  # the source runs one hop past the last frame, at its pitch
-        after = phase[:, -1:] + 2 * math.pi * c.hop_length / rate * last
-        pulses = harmonic_source(torch.cat([f0_hz, last], 1), torch.cat([phase, after], 1), c.hop_length, rate)
-        if c.padding == "center":  # L frames span (L-1) hops
-            pulses = pulses[:, : max(1, (f0_hz.shape[1] - 1) * c.hop_length)]
-        return pulses, counter_noise(offset_samples, pulses.shape[-1], pulses.dtype)
+        return sources(f0_hz, phase, offset_samples, self.config.hop_length, self.mel.sample_rate, self.config.padding, pulses)
 
     def start(self, hidden: Tensor, features: Tensor, voiced: Tensor, pulses: Tensor, noise: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Magnitude and first guess of the spectrum, each [B, l, F], in blocks of frames.
@@ -168,6 +162,6 @@ class SourceFilterHead(nn.Module):
         if offset_samples is None:
             offset_samples = torch.zeros(features.shape[0], dtype=torch.int64, device=features.device)
         phase = integrate_pitch(f0_hz, c.hop_length, self.mel.sample_rate, start_phase, voiced)
-        train, noise = self.source(f0_hz.to(hidden.dtype), phase, offset_samples)
-        start = self.start(hidden, features, voiced.to(hidden.dtype), train if pulses is None else pulses, noise)
+        pulses, noise = self.source(f0_hz.to(hidden.dtype), phase, offset_samples, pulses)
+        start = self.start(hidden, features, voiced.to(hidden.dtype), pulses, noise)
         return griffin_lim(start, c.consistency_steps, c.n_fft, c.hop_length, momentum=self.momentum, padding=c.padding)

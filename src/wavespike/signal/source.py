@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from wavespike.signal.stft import frame_blocks
+from wavespike.signal.stft import Padding, frame_blocks
 
 SILENT = 0.1
 """Probability of voicing below which the harmonic source is not heard."""
@@ -55,6 +55,21 @@ def _pulses(f0_hz: Tensor, change_hz: Tensor, phase: Tensor, hop_length: int, sa
     total = 0.5 * (torch.sin((count + 0.5) * angle) / torch.where(near, 1.0, half) - 1.0)
     total = torch.where(near, count, total)
     return (total * torch.sqrt(2.0 / count)).flatten(1)
+
+
+def sources(f0_hz: Tensor, phase: Tensor, offset_samples: Tensor, hop_length: int, sample_rate: int, padding: Padding,
+            pulses: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The harmonic and the noise source of L frames, waveforms [B, T] as long as the frames' inverse STFT.
+
+    f0 [B, L] hertz, phase [B, L] radians at the frames, offset [B] int64: position of the first sample in the whole signal.
+    `pulses` [B, T] stands in for the harmonic source.
+    """
+    if pulses is None:
+        last = f0_hz[:, -1:]  # the source runs one hop past the last frame, at its pitch; the phase at the end of that hop is not asked for
+        pulses = harmonic_source(torch.cat([f0_hz, last], 1), torch.cat([phase, phase[:, -1:]], 1), hop_length, sample_rate)
+        if padding == "center":  # L frames span (L-1) hops
+            pulses = pulses[:, : max(1, (f0_hz.shape[1] - 1) * hop_length)]
+    return pulses, counter_noise(offset_samples, pulses.shape[-1], pulses.dtype)
 
 
 def counter_noise(start: Tensor, length: int, dtype: torch.dtype = torch.float32) -> Tensor:

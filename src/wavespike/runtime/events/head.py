@@ -5,7 +5,6 @@ that the spikes have saved.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -17,23 +16,12 @@ from wavespike.runtime.events import head_kernels as kernels
 from wavespike.runtime.events.pool import torch_on_one_thread
 from wavespike.signal.mel import magnitude_from_mel
 from wavespike.signal.source import integrate_pitch
-from wavespike.signal.stft import frame, frame_pads, hann_window
+from wavespike.signal.stft import frame, frame_pads, hann_window, inverse_envelope
 
 Array = np.ndarray[Any, Any]
 
 BLOCK_FRAMES = 64
 """Frames that go through a transform together: their spectra stay in the cache."""
-
-
-@functools.lru_cache(maxsize=64)
-def inverse_envelope(n_fft: int, hop: int, frames: int) -> Array:
-    """1 / sum of squared windows over the padded waveform [(frames - 1) hop + n_fft]."""
-    square = hann_window(n_fft, dtype=torch.float64, device=torch.device("cpu")).square().numpy()
-    total = np.zeros((frames - 1) * hop + n_fft)
-    for k in range(n_fft // hop):
-        part = total[k * hop : (k + frames) * hop].reshape(frames, hop)
-        part += square[k * hop : (k + 1) * hop]
-    return (1 / np.maximum(total, 1e-11)).astype(np.float32)
 
 
 class CompiledSourceFilterHead(SourceFilterHead):
@@ -74,7 +62,7 @@ class CompiledSourceFilterHead(SourceFilterHead):
         hertz = torch.linspace(0, self.mel.sample_rate / 2, self.bins)
         low = torch.sigmoid((5000.0 - hertz) / 500.0).numpy()
         left, _ = frame_pads(n_fft, hop, c.padding)
-        level = inverse_envelope(n_fft, hop, frames)
+        level = inverse_envelope(n_fft, hop, None, frames, (0, 0), torch.float32, "cpu").numpy()  # of the padded waveform
         size = (frames - 1) * hop + n_fft
         magnitude = torch.empty(frames, self.bins)
         block = min(frames, BLOCK_FRAMES)  # buffers stay: on a CPU new memory costs as much as the mathematics
