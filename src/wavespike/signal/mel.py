@@ -115,7 +115,7 @@ def mel_filterbank(config: MelConfig) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def _pseudo_inverse(config: MelConfig) -> Tensor:
+def pseudo_inverse(config: MelConfig) -> Tensor:
     with torch.inference_mode(False):
         inverse: Tensor = torch.linalg.pinv(_filterbank(config).double()).float()
         return inverse
@@ -132,23 +132,23 @@ def log_mel_of_spectrum(spectrum: Tensor, config: MelConfig) -> Tensor:
     if config.power != 1.0:
         magnitude = torch.pow(magnitude, config.power)
     mel = torch.clamp(torch.matmul(mel_filterbank(config).to(magnitude), magnitude), min=config.clip)
-    return torch.log(mel) * (1.0 / _log_scale(config))
+    return torch.log(mel) * (1.0 / log_scale(config))
 
 
-def _log_scale(config: MelConfig) -> float:
+def log_scale(config: MelConfig) -> float:
     return {"e": 1.0, "10": math.log(10.0), "2": math.log(2.0)}[config.log_base]
 
 
 def linear_mel(features: Tensor, config: MelConfig) -> Tensor:
     """Log-mel [..., n_mels, L] -> the mel spectrum itself, magnitudes to the power `power`."""
-    return torch.exp(features * _log_scale(config))
+    return torch.exp(features * log_scale(config))
 
 
 def magnitude_from_mel(features: Tensor, config: MelConfig, floor: float = 1e-4) -> Tensor:
     """The magnitude spectrum that a log-mel implies: max(pinv(B) exp(c), floor) [..., n_mels, L] -> [..., n_fft//2+1, L]."""
-    linear = torch.exp(features * _log_scale(config)).transpose(-1, -2)
+    linear = torch.exp(features * log_scale(config)).transpose(-1, -2)
     # frame-major like the spectra of stft(), so that products with them never copy
-    spectrum = torch.matmul(linear, _pseudo_inverse(config).to(linear).T).transpose(-1, -2)
+    spectrum = torch.matmul(linear, pseudo_inverse(config).to(linear).T).transpose(-1, -2)
     if config.power != 1.0:
         spectrum = spectrum.clamp_min(0.0) ** (1.0 / config.power)
     return spectrum.clamp_min(floor)

@@ -21,16 +21,14 @@ from wavespike.errors import UsageError
 from wavespike.nn.norm import AdaLayerNorm, Norm
 from wavespike.nn.spiking import SpikingConvNeXtBackbone, SpikingConvNeXtBlock, readout_weights
 from wavespike.runtime.events import kernels
-from wavespike.runtime.events.pool import run_all, torch_on_one_thread
 from wavespike.spikes.neurons import NeuronConfig, decay_of
+from wavespike.threads import run_all, share, spread
 
 Array = np.ndarray[Any, Any]
 Precision = Literal["float32", "int8"]
 
 DENSE_FROM = 0.9
 """A frame whose active inputs exceed this share of inputs x steps goes through a dense product; at 80 % and one step rows are still ahead (docs/events.md)."""
-FRAMES_A_THREAD = 48
-"""Fewest frames for which one more thread pays."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,26 +180,30 @@ class EventBackbone(SpikingConvNeXtBackbone):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         if self._dense(x):
             return super().forward(x, condition)
-        with torch.no_grad(), torch_on_one_thread() as threads:
+
+        def work() -> Tensor:
             u = self._start(self.embed(x), condition).transpose(1, 2).contiguous().numpy()  # [B, L, C]
             batch, frames, channels = u.shape
             norms = [norm_rows(b.norm, condition, batch) for b in self.blocks]
             out = np.empty((batch, frames, self.config.time_steps, channels), np.float32)
             span = self._context()
-            parts = max(1, min(threads, batch * frames // FRAMES_A_THREAD))
+            parts = share(batch * frames)
             pieces = max(1, math.ceil(parts / batch))
             cuts = [frames * i // pieces for i in range(pieces + 1)]
             jobs = [(i, a, b) for i in range(batch) for a, b in itertools.pairwise(cuts)]
 
-            def work(job: tuple[int, int, int]) -> None:
+            def one(job: tuple[int, int, int]) -> None:
                 item, start, stop = job
                 first, last = max(0, start - span[0]), min(frames, stop + span[1])
                 y = self._blocks(u[item, first:last], [n[item] for n in norms], first == 0, last == frames)
                 skip = 0 if first == 0 else start - first - span[0]
                 out[item, start:stop] = y[skip + (start if first == 0 else 0) :][: stop - start]
 
-            run_all(work, jobs, parts)
+            run_all(one, jobs)
             return self._finish_frames(torch.from_numpy(out))
+
+        with torch.no_grad():
+            return spread(work, x, self)
 
     def _context(self) -> tuple[int, int]:
         """Frames of past and future that the blocks see (without the embedding)."""

@@ -5,6 +5,7 @@ that the spikes have saved.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,16 @@ from torch import Tensor
 
 from wavespike.nn.heads import SourceFilterHead
 from wavespike.runtime.events import head_kernels as kernels
-from wavespike.runtime.events.pool import torch_on_one_thread
-from wavespike.signal.mel import magnitude_from_mel
+from wavespike.runtime.events import lanes
+from wavespike.signal.mel import log_scale, magnitude_from_mel, pseudo_inverse
 from wavespike.signal.source import integrate_pitch
 from wavespike.signal.stft import frame, frame_pads, hann_window, inverse_envelope
+from wavespike.threads import cut, run_all, share, spread
 
 Array = np.ndarray[Any, Any]
 
+LEAST_FRAMES = 8
+"""Fewer go the plain way."""
 BLOCK_FRAMES = 64
 """Frames that go through a transform together: their spectra stay in the cache."""
 
@@ -42,20 +46,80 @@ class CompiledSourceFilterHead(SourceFilterHead):
         if (self.training or asked or hidden.device.type != "cpu" or hidden.dtype != torch.float32 or c.phase_correction or c.n_fft % c.hop_length
                 or c.n_fft % 2 or pulses is not None):
             return super().forward(hidden, features, f0_hz, voiced, start_phase=start_phase, offset_samples=offset_samples, pulses=pulses)
-        with torch.no_grad(), torch_on_one_thread():
-            if f0_hz is None or voiced is None:
-                f0_hz, voiced = self.pitch.decode(*self.pitch(features))
-            if offset_samples is None:
-                offset_samples = torch.zeros(features.shape[0], dtype=torch.int64)
-            phase = integrate_pitch(f0_hz, c.hop_length, self.mel.sample_rate, start_phase, voiced)
-            train, noise = self.source(f0_hz.float(), phase, offset_samples)
-            linear = features.transpose(1, 2)  # [B, L, C]
-            v = voiced.float().contiguous().numpy()
-            waves = [self._render(hidden[i], linear[i], v[i], train[i : i + 1], noise[i : i + 1]) for i in range(hidden.shape[0])]
-            return torch.stack(waves)
+
+        def work() -> Tensor:
+            f0, v = self.pitch.decode(*self.pitch(features)) if f0_hz is None or voiced is None else (f0_hz, voiced)
+            offset = torch.zeros(features.shape[0], dtype=torch.int64) if offset_samples is None else offset_samples
+            phase = integrate_pitch(f0, c.hop_length, self.mel.sample_rate, start_phase, v)
+            train, noise = self.source(f0.float(), phase, offset)
+            heard = v.float().contiguous().numpy()
+            render = self._by_lanes if self._fits_lanes(hidden.shape[1]) else self._render
+            return torch.stack([render(hidden[i], features[i], heard[i], train[i : i + 1], noise[i : i + 1]) for i in range(hidden.shape[0])])
+
+        with torch.no_grad():
+            return spread(work, hidden, self)
+
+    def _fits_lanes(self, frames: int) -> bool:
+        """Whether `lanes` knows this head: its sizes, the plain algorithm, a mel of magnitudes, and a signal whose two ends do not meet."""
+        c = self.config
+        return (c.n_fft, c.hop_length, self.mel.power) == (lanes.N_FFT, lanes.HOP, 1.0) and float(self.momentum.detach()) == 0.0 and frames >= LEAST_FRAMES
+
+    def _by_lanes(self, hidden: Tensor, mel: Tensor, voiced: Array, pulses: Tensor, noise: Tensor) -> Tensor:
+        """One item: hidden [L, dim], mel [C, L], sources [1, T] -> waveform [T]; a piece of the frames a thread."""
+        c = self.config
+        n_fft, hop, frames, length = c.n_fft, c.hop_length, hidden.shape[0], pulses.shape[1]
+        hertz = torch.linspace(0, self.mel.sample_rate / 2, self.bins)
+        low = torch.sigmoid((5000.0 - hertz) / 500.0).numpy()
+        bias = self.out.bias.detach().numpy()
+        left, right = frame_pads(n_fft, hop, c.padding)
+        whole = inverse_envelope(n_fft, hop, None, frames, (0, 0), torch.float32, "cpu").numpy().reshape(-1, hop)
+        level = np.ascontiguousarray(whole[[0, 1, 2, 3, -3, -2, -1]])
+        sources = [_padded(frame(x, n_fft, hop, c.padding)) for x in (pulses, noise)]
+        pieces = [_Piece(first, stop) for first, stop in cut(frames, share(frames))]
+        out = torch.empty(length)
+        samples = out.numpy()
+
+        def begin(piece: _Piece) -> None:
+            count, padded = piece.stop - piece.first, lanes.LANES * piece.blocks
+            z = torch.empty(3 * self.bins, padded)
+            torch.mm(self.out.weight, hidden[piece.first : piece.stop].t(), out=z[: 2 * self.bins, :count])
+            linear = torch.exp(mel[:, piece.first : piece.stop] * log_scale(self.mel))
+            torch.mm(pseudo_inverse(self.mel), linear, out=z[2 * self.bins :, :count])
+            heard = np.full(padded, -1, np.float32)
+            heard[:count] = voiced[piece.first : piece.stop]
+            for source, stretch in zip(sources, (piece.heard, piece.hiss), strict=True):
+                lanes.into_columns(source, piece.first, count + 3, stretch, piece.stride)
+            lanes.guess(piece.heard, piece.hiss, piece.said, piece.stride, piece.blocks, z.view(-1).numpy(), padded, bias, low, heard, piece.magnitude,
+                        lanes.WINDOW, lanes.JOIN_WINDOW, lanes.TWIDDLES, lanes.TURNS, lanes.PAIRS)
+
+        def finish(piece: _Piece) -> None:
+            columns = piece.stop - piece.first + 3
+            lanes.normalise(piece.said, piece.stride, columns, level, piece.first == 0, piece.stop == frames)
+
+        def project(piece: _Piece) -> None:
+            finish(piece)
+            end = left + length - piece.first * hop
+            lanes.reflect(piece.said, piece.stride, left if piece.first == 0 else 0, end, right if piece.stop == frames else 0)
+            piece.heard, piece.said = piece.said, piece.heard
+            lanes.project(piece.heard, piece.said, piece.stride, piece.blocks, piece.magnitude, lanes.WINDOW, lanes.JOIN_WINDOW, lanes.TWIDDLES, lanes.TURNS,
+                          lanes.PAIRS)
+
+        def end(piece: _Piece) -> None:
+            finish(piece)
+            begin, stop = max(left, piece.first * hop), left + length if piece.stop == frames else piece.stop * hop
+            column = begin // hop - piece.first
+            lanes.out_of_columns(piece.said, piece.stride, column, begin - piece.first * hop, samples[begin - left : stop - left])
+
+        run_all(begin, pieces)
+        _add_overlaps(pieces)
+        for _ in range(c.consistency_steps):
+            run_all(project, pieces)
+            _add_overlaps(pieces)
+        run_all(end, pieces)
+        return out
 
     def _render(self, hidden: Tensor, mel: Tensor, voiced: Array, pulses: Tensor, noise: Tensor) -> Tensor:
-        """One item: hidden [L, dim], mel [L, C], sources [1, T] -> waveform [T]."""
+        """One item: hidden [L, dim], mel [C, L], sources [1, T] -> waveform [T]."""
         c = self.config
         n_fft, hop, frames, length = c.n_fft, c.hop_length, hidden.shape[0], pulses.shape[1]
         window = hann_window(n_fft, dtype=torch.float32, device=torch.device("cpu")).numpy()
@@ -74,7 +138,7 @@ class CompiledSourceFilterHead(SourceFilterHead):
             n = min(block, frames - at)
             part = slice(at, at + n)
             torch.addmm(self.out.bias, hidden[part], self.out.weight.t(), out=z[:n])
-            magnitude[part] = magnitude_from_mel(mel[part].t(), self.mel).t()
+            magnitude[part] = magnitude_from_mel(mel[:, part], self.mel).t()
             for source, spectrum in zip(sources, (train, hiss), strict=True):
                 kernels.window_frames(source, hop, at, window, windowed[:n].numpy())
                 torch.fft.rfft(windowed[:n], out=spectrum[:n])
@@ -107,6 +171,25 @@ class CompiledSourceFilterHead(SourceFilterHead):
                 kernels.add_windowed(timed[:n].numpy(), hop, at, window, wave)
         wave *= level
         return torch.from_numpy(wave[left : left + length].copy())
+
+
+class _Piece:
+    """Frames first .. stop of a head by lanes and their memory; the last three columns of a stretch are the first three of the next."""
+
+    def __init__(self, first: int, stop: int):
+        self.first, self.stop = first, stop
+        self.blocks = -(-(stop - first) // lanes.LANES)
+        self.stride = lanes.LANES * (self.blocks + 1)
+        self.heard, self.hiss, self.said = (np.empty(lanes.HOP * self.stride, np.float32) for _ in range(3))
+        self.magnitude = np.empty(self.blocks * lanes.BINS * lanes.LANES, np.float32)
+
+
+def _add_overlaps(pieces: list[_Piece]) -> None:
+    for one, other in itertools.pairwise(pieces):
+        at = one.stop - one.first
+        end, begin = (p.said.reshape(lanes.HOP, p.stride)[:, n : n + 3] for p, n in ((one, at), (other, 0)))
+        begin += end
+        end[:] = begin
 
 
 def _pairs(spectrum: Tensor) -> Array:
