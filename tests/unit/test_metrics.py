@@ -283,6 +283,28 @@ def test_utmos_says_what_it_needs_and_takes_a_torchscript_file_or_a_repository(m
         assert row.scores == {"utmos": score}, row.failures
 
 
+def test_utmos_of_a_copy_of_its_repository_fetches_nothing_and_leaves_dnsmos_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The repository's package is called like the one of DNSMOS, asks for torchaudio, and would download its weights."""
+    (tmp_path / "repository" / "speechmos").mkdir(parents=True)
+    (tmp_path / "repository" / "hubconf.py").write_text("dependencies = ['torch', 'torchaudio']\nimport torch\nfrom speechmos.strong import Strong\n\n"
+        "def utmos22_strong(progress=True):\n    model = Strong()\n"
+        "    model.load_state_dict(torch.hub.load_state_dict_from_url(url='https://localhost/weights_v1.pt', map_location='cpu', progress=progress))\n    return model.eval()\n")
+    (tmp_path / "repository" / "speechmos" / "__init__.py").write_text("")
+    (tmp_path / "repository" / "speechmos" / "strong.py").write_text("import torch\nimport torchaudio\n\nclass Strong(torch.nn.Linear):\n    def __init__(self):\n        super().__init__(1, 1)\n"
+        "    def forward(self, audio, sr):\n        return self.bias + 0 * torchaudio.functional.resample(audio, orig_freq=sr, new_freq=16000).mean(1)\n")
+    monkeypatch.setenv("WAVESPIKE_UTMOS", str(tmp_path / "repository"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    needed = Panel(["utmos"]).missing["utmos"]
+    assert "put https://localhost/weights_v1.pt at" in needed
+    assert str(tmp_path / "hub" / "checkpoints" / "weights_v1.pt") in needed
+    torch.save({"weight": torch.zeros(1, 1), "bias": torch.full((1,), 4.25)}, tmp_path / "hub" / "checkpoints" / "weights_v1.pt")
+    panel = Panel(["utmos", "dnsmos_ovrl"])
+    for _ in range(2):
+        row = panel.score(Pair("a", None, voice(), RATE))
+        assert row.scores["utmos"] == pytest.approx(4.25), row.failures
+        assert "dnsmos_ovrl" in row.scores or "dnsmos_ovrl" in panel.missing, row.failures
+
+
 def test_every_metric_says_what_it_is() -> None:
     for name, metric in METRICS.items():
         assert all((metric.source, metric.label, metric.rate_hz > 0)), name
