@@ -13,7 +13,7 @@ import torch
 from wavespike.errors import AudioError, UsageError
 from wavespike.metrics import panel, pitch, quality, speed
 from wavespike.metrics.common import ScoreError, pair
-from wavespike.metrics.intervals import bootstrap_interval, paired_interval
+from wavespike.metrics.intervals import FEWEST, bootstrap_interval, paired_interval
 from wavespike.metrics.panel import METRICS, Metric, Pair, Panel, Report, Row, register
 
 RATE = 16000
@@ -155,6 +155,36 @@ def test_bootstrap_intervals_hold_the_mean_shrink_with_the_items_and_follow_the_
     assert bootstrap_interval([1.0]) is None
     shifted = [v + 0.1 for v in values]
     assert paired_interval(values, shifted) == (pytest.approx(0.1), pytest.approx(0.1))
+
+
+def test_differences_are_paired_by_item_and_told_from_none_only_where_the_interval_leaves_out_zero() -> None:
+    rng = np.random.default_rng(3)
+    hard = rng.normal(3.0, 1.0, 20)  # items differ far more than systems do
+
+    def report(shift: float, noise: float, without: tuple[int, ...] = ()) -> Report:
+        return Report([Row(f"{i}", {} if i in without else {"stoi": v + shift + noise * e, "lsd": v + shift + noise * e}, {}) for i, (v, e) in enumerate(zip(hard, rng.normal(size=20), strict=True))], {})
+
+    first, higher, same = report(0.0, 0.0), report(0.1, 0.02), report(0.0, 0.02)
+    found = higher.differences(first)
+    assert found["stoi"].verdict == "better"
+    assert found["lsd"].verdict == "worse"  # for LSD less is better
+    assert found["stoi"].mean == pytest.approx(0.1, abs=0.02)
+    assert found["stoi"].interval == pytest.approx(paired_interval([r.scores["stoi"] for r in first.rows], [r.scores["stoi"] for r in higher.rows]))
+    a, b = first.intervals()["stoi"], higher.intervals()["stoi"]
+    assert a[1] > b[0]  # unpaired, the two cannot be told apart
+    assert {d.verdict for d in same.differences(first).values()} == {""}
+    assert {d.interval for d in first.differences(first).values()} == {(0.0, 0.0)}
+    assert {d.verdict for d in first.differences(first).values()} == {""}
+    back = first.differences(higher)["stoi"]
+    assert (back.mean, *back.interval) == pytest.approx((-found["stoi"].mean, -found["stoi"].interval[1], -found["stoi"].interval[0]))
+    assert report(0.1, 0.02, without=(0, 7)).differences(first)["stoi"].items == 18
+    backwards = Report(higher.rows[::-1], {}).differences(first)["stoi"]
+    assert backwards.mean == pytest.approx(found["stoi"].mean)  # by name, not by place
+    few = higher.differences(Report(first.rows[: FEWEST - 1], {}))["stoi"]
+    assert few.items == FEWEST - 1
+    assert few.verdict == ""
+    assert higher.differences(Report(first.rows[:FEWEST], {}))["stoi"].verdict == "better"
+    assert higher.differences(Report(first.rows[:1], {})) == {}
 
 
 def test_mel_distance_is_zero_for_itself_and_the_log_of_a_gain() -> None:
