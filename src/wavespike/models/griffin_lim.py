@@ -17,10 +17,9 @@ from wavespike.config import Config
 from wavespike.models.base import MelVocoder, Stream
 from wavespike.models.streaming import CheckedStream
 from wavespike.signal.blocks import BlockGriffinLim, BlockISTFT
-from wavespike.signal.griffin_lim import griffin_lim
+from wavespike.signal.griffin_lim import Frames, griffin_lim
 from wavespike.signal.mel import MelConfig, magnitude_from_mel
 from wavespike.signal.source import counter_noise
-from wavespike.signal.stft import frame_blocks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ class GriffinLim(MelVocoder[GriffinLimConfig]):
         c, mel = self.config, self.config.features
         magnitude = magnitude_from_mel(features, mel).transpose(1, 2)  # [B, L, F]
         start = self._start(0, features).transpose(1, 2).expand_as(magnitude)
-        return griffin_lim(frame_blocks(magnitude, start), c.iterations, mel.n_fft, mel.hop_length, momentum=c.momentum, padding=mel.padding)
+        return griffin_lim(Frames.of(magnitude, start), c.iterations, mel.n_fft, mel.hop_length, momentum=c.momentum, padding=mel.padding)
 
     def _start(self, first_frame: int, features: Tensor) -> Tensor:
         """Unit phasors [1, n_fft//2+1, l] of random phase that depend on seed and frame number only, so that a stream starts like the whole."""

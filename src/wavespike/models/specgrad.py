@@ -39,7 +39,7 @@ from wavespike.nn.excitation import Excitation, ExcitationConfig
 from wavespike.nn.frame_denoiser import FrameDenoiser, FrameDenoiserConfig
 from wavespike.nn.priors import EnergyPriorConfig, IsotropicPriorConfig, Prior, SpectralPriorConfig
 from wavespike.nn.wavegrad import WaveGradConfig, WaveGradDenoiser
-from wavespike.signal.griffin_lim import griffin_lim
+from wavespike.signal.griffin_lim import Frames, griffin_lim
 from wavespike.signal.mel import MelConfig, magnitude_from_mel
 from wavespike.signal.noise import counter_gaussian
 from wavespike.signal.stft import stft
@@ -190,7 +190,7 @@ class SpecGrad(MelVocoder[SpecGradConfig]):
             return audio
         spectrum = stft(audio, m.n_fft, m.hop_length, m.win_length, m.padding).transpose(1, 2)
         magnitude = magnitude_from_mel(features, m).transpose(1, 2)
-        return griffin_lim([(magnitude, spectrum)], c.consistency_steps, m.n_fft, m.hop_length, momentum=0.0, padding=m.padding)
+        return griffin_lim(Frames.of(magnitude, spectrum), c.consistency_steps, m.n_fft, m.hop_length, momentum=0.0, padding=m.padding)
 
     def advance(self, plan: Plan, number: int, x: Tensor, features: Tensor, prior: Prior, source: Tensor | None, fresh: Callable[[int], Tensor],
                 signal_before: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -25,6 +26,7 @@ from wavespike.nn.heads import ISTFTHead, ISTFTHeadConfig, SourceFilterHead, Sou
 from wavespike.nn.imdct_heads import IMDCTCosHeadConfig, IMDCTHead, IMDCTSymExpHeadConfig
 from wavespike.nn.resnet import ResNetBackbone, ResNetConfig
 from wavespike.signal.mel import MelConfig
+from wavespike.threads import spread
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,11 +132,19 @@ class Vocos(Vocoder[VocosConfig]):
     def decode(self, features: Tensor, bandwidth_id: Tensor | None = None, **condition: Any) -> Tensor:
         """Features [B, C, L] -> waveform [B, T]; `bandwidth_id` [B] or [1] for models with adaptive norms."""
         _refuse(condition)
-        self.check_features(features)
-        condition_id = self._condition(bandwidth_id, features.shape[0])
-        with torch.set_grad_enabled(self._keep_graph(features)):
+
+        def work() -> Tensor:
+            self.check_features(features)
+            condition_id = self._condition(bandwidth_id, features.shape[0])
             out: Tensor = self.head(self.backbone(features, condition_id), features)
-        return out
+            return out
+
+        with torch.set_grad_enabled(self._keep_graph(features)):
+            return self._spread(work, features)
+
+    def _spread(self, work: Callable[[], Tensor], features: Tensor) -> Tensor:
+        """work() on several threads where all parts know how."""
+        return spread(work, features, self) if isinstance(self.head, SourceFilterHead) else work()
 
     def stream(self, batch_size: int = 1, bandwidth_id: Tensor | None = None, **condition: Any) -> Stream:
         """A session that decodes chunks of features [B, C, l]; a centred model answers late, a causal one at once."""

@@ -7,6 +7,7 @@ Departures: an option makes every convolution causal; the condition of the adapt
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar, cast
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from wavespike.config import Config
 from wavespike.nn.conv import Conv1d
 from wavespike.nn.norm import Norm, make_norm
+from wavespike.threads import cut, run_all, share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,24 @@ class ConvNeXtBlock(nn.Module):
         return self._mix(residual, h, condition), after
 
 
+def in_pieces(network: Callable[[Tensor], Tensor], x: Tensor, context_frames: tuple[int, int], channels: int) -> Tensor:
+    """network(x), [B, C, L] -> [B, L, channels], a piece of the frames a thread where `wavespike.threads` has some; each sees the context of the network."""
+    length = x.shape[-1]
+    count = share(length)
+    if count == 1:
+        return network(x)
+    left, right = context_frames
+    out = x.new_empty(x.shape[0], length, channels)
+
+    def work(piece: tuple[int, int]) -> None:
+        first, stop = piece
+        begin = max(0, first - left)
+        out[:, first:stop] = network(x[..., begin : min(length, stop + right)])[:, first - begin : stop - begin]
+
+    run_all(work, cut(length, count))
+    return out
+
+
 def initialise(backbone: nn.Module) -> None:
     """Vocos's start: truncated normal of deviation 0.02, no bias, in every convolution and linear layer."""
     for module in backbone.modules():
@@ -105,6 +125,9 @@ class ConvNeXtBackbone(nn.Module):
         return (span, 0) if self.config.causal else (span // 2, span // 2)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return in_pieces(lambda part: self._frames(part, condition), x, self.context_frames, self.config.dim)
+
+    def _frames(self, x: Tensor, condition: Tensor | None) -> Tensor:
         x = self.norm(self.embed(x).transpose(1, 2), condition).transpose(1, 2)
         for block in self.blocks:
             x = block(x, condition)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from wavespike.config import Config
 from wavespike.errors import ConfigError
 from wavespike.nn.pitch import PitchEstimator
-from wavespike.signal.griffin_lim import griffin_lim, scaled
+from wavespike.signal.griffin_lim import Frames, griffin_lim, scaled
 from wavespike.signal.mel import MelConfig, magnitude_from_mel
 from wavespike.signal.source import integrate_pitch, sources
 from wavespike.signal.stft import frame, frame_blocks, hann_window
@@ -68,13 +68,17 @@ class Excitation(nn.Module):
         return griffin_lim(self._start(features, voiced.to(features.dtype), pulses, noise), self.config.consistency_steps, m.n_fft, m.hop_length,
                            momentum=self.config.momentum, padding=m.padding)
 
-    def _start(self, features: Tensor, voiced: Tensor, pulses: Tensor, noise: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _start(self, features: Tensor, voiced: Tensor, pulses: Tensor, noise: Tensor) -> Frames:
         m = self.mel
         window = hann_window(m.n_fft, dtype=features.dtype, device=features.device)
         hertz = torch.linspace(0, m.sample_rate / 2, m.n_fft // 2 + 1, device=features.device, dtype=features.dtype)
         low = torch.sigmoid((self.config.harmonic_hz - hertz) / 500.0)
         frames = (features.transpose(1, 2), voiced, frame(pulses, m.n_fft, m.hop_length, m.padding), frame(noise, m.n_fft, m.hop_length, m.padding))
-        for mel, v, pulse, hiss in frame_blocks(*frames):
-            harmonic = torch.sigmoid(8.0 * v[..., None] * low - 4.0)
-            mixed = scaled(torch.fft.rfft(pulse * window), harmonic) + scaled(torch.fft.rfft(hiss * window), 1 - harmonic)
-            yield magnitude_from_mel(mel.transpose(1, 2), m).transpose(1, 2), mixed
+
+        def blocks(first: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+            for mel, v, pulse, hiss in frame_blocks(*(f[:, first:stop] for f in frames)):
+                harmonic = torch.sigmoid(8.0 * v[..., None] * low - 4.0)
+                mixed = scaled(torch.fft.rfft(pulse * window), harmonic) + scaled(torch.fft.rfft(hiss * window), 1 - harmonic)
+                yield magnitude_from_mel(mel.transpose(1, 2), m).transpose(1, 2), mixed
+
+        return Frames(features.shape[-1], blocks)

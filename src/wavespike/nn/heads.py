@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from wavespike.config import Config
 from wavespike.errors import ConfigError
 from wavespike.nn.pitch import PitchEstimator
-from wavespike.signal.griffin_lim import griffin_lim, scaled
+from wavespike.signal.griffin_lim import Frames, griffin_lim, scaled
 from wavespike.signal.mel import MelConfig, magnitude_from_mel
 from wavespike.signal.source import integrate_pitch, sources
 from wavespike.signal.stft import Padding, frame, frame_blocks, hann_window, istft
@@ -92,8 +92,7 @@ class ISTFTHead(nn.Module):
         magnitude, phase = self.spectrum(hidden, features)
         start = torch.complex(torch.cos(phase), torch.sin(phase))
         if c.consistency_steps:
-            blocks = frame_blocks(magnitude.transpose(1, 2), start.transpose(1, 2))
-            return griffin_lim(blocks, c.consistency_steps, c.n_fft, c.hop_length, padding=c.padding)
+            return griffin_lim(Frames.of(magnitude.transpose(1, 2), start.transpose(1, 2)), c.consistency_steps, c.n_fft, c.hop_length, padding=c.padding)
         return istft(scaled(start, magnitude), c.n_fft, c.hop_length, None, c.padding)
 
 
@@ -131,8 +130,8 @@ class SourceFilterHead(nn.Module):
         """
         return sources(f0_hz, phase, offset_samples, self.config.hop_length, self.mel.sample_rate, self.config.padding, pulses)
 
-    def start(self, hidden: Tensor, features: Tensor, voiced: Tensor, pulses: Tensor, noise: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Magnitude and first guess of the spectrum, each [B, l, F], in blocks of frames.
+    def start(self, hidden: Tensor, features: Tensor, voiced: Tensor, pulses: Tensor, noise: Tensor) -> Frames:
+        """Magnitude and first guess of the spectrum, each [B, l, F].
 
         hidden [B, L, dim], features [B, C, L], voiced [B, L], sources [B, T].
         """
@@ -141,14 +140,18 @@ class SourceFilterHead(nn.Module):
         hertz = torch.linspace(0, self.mel.sample_rate / 2, self.bins, device=hidden.device)
         low = torch.sigmoid((5000.0 - hertz) / 500.0)
         frames = (hidden, features.transpose(1, 2), voiced, frame(pulses, c.n_fft, c.hop_length, c.padding), frame(noise, c.n_fft, c.hop_length, c.padding))
-        for h, mel, v, pulse, hiss in frame_blocks(*frames):
-            change, mix, *turn = self.out(h).split(self.bins, -1)  # each [B, l, F]
-            # it starts harmonic where voiced and below 5 kHz, as noise elsewhere; `mix` moves it
-            harmonic = torch.sigmoid(mix + 8.0 * v[..., None] * low - 4.0)
-            train = torch.fft.rfft(pulse * window)
-            train = train * torch.complex(harmonic * torch.cos(turn[0]), harmonic * torch.sin(turn[0])) if turn else scaled(train, harmonic)
-            magnitude = torch.exp(change) * magnitude_from_mel(mel.transpose(1, 2), self.mel).transpose(1, 2)
-            yield magnitude.clamp(max=1e2), train + scaled(torch.fft.rfft(hiss * window), 1 - harmonic)
+
+        def blocks(first: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+            for h, mel, v, pulse, hiss in frame_blocks(*(f[:, first:stop] for f in frames)):
+                change, mix, *turn = self.out(h).split(self.bins, -1)  # each [B, l, F]
+                # it starts harmonic where voiced and below 5 kHz, as noise elsewhere; `mix` moves it
+                harmonic = torch.sigmoid(mix + 8.0 * v[..., None] * low - 4.0)
+                train = torch.fft.rfft(pulse * window)
+                train = train * torch.complex(harmonic * torch.cos(turn[0]), harmonic * torch.sin(turn[0])) if turn else scaled(train, harmonic)
+                magnitude = torch.exp(change) * magnitude_from_mel(mel.transpose(1, 2), self.mel).transpose(1, 2)
+                yield magnitude.clamp(max=1e2), train + scaled(torch.fft.rfft(hiss * window), 1 - harmonic)
+
+        return Frames(hidden.shape[1], blocks)
 
     def forward(self, hidden: Tensor, features: Tensor, f0_hz: Tensor | None = None, voiced: Tensor | None = None, *, start_phase: Tensor | None = None,
                 offset_samples: Tensor | None = None, pulses: Tensor | None = None) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wavespike.nn.convnext import ConvNeXtBackbone, ConvNeXtConfig
+from wavespike.nn.convnext import ConvNeXtBackbone, ConvNeXtConfig, in_pieces
 
 
 class PitchEstimator(nn.Module):
@@ -36,7 +36,7 @@ class PitchEstimator(nn.Module):
         return 1200 / self.STEP_CENTS * torch.log2(f0_hz / self.F_MIN_HZ)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        out = self.out(self.backbone(features.to(self.out.weight.dtype)))
+        out = in_pieces(lambda x: self.out(self.backbone(x)), features.to(self.out.weight.dtype), self.backbone.context_frames, self.bins + 1)
         return out[..., :-1], out[..., -1]
 
     def decode(self, logits: Tensor, voicing_logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wavespike.signal.stft import Padding, frame_blocks
+from wavespike.threads import cut, run_all, share
 
 SILENT = 0.1
 """Probability of voicing below which the harmonic source is not heard."""
@@ -40,7 +41,19 @@ def harmonic_source(f0_hz: Tensor, phase: Tensor, hop_length: int, sample_rate: 
     Sample n of segment l has phase phi_l + 2 pi/sr (f_l n + (f_{l+1} - f_l) n^2 / (2 hop)).
     """
     segments = (f0_hz[:, :-1], f0_hz.diff(dim=1), phase[:, :-1].to(f0_hz.dtype))
-    return torch.cat([_pulses(f0, change, start, hop_length, sample_rate) for f0, change, start in frame_blocks(*segments)], 1)
+    length = segments[0].shape[1]
+    if (count := share(length)) == 1:
+        return torch.cat([_pulses(f0, change, start, hop_length, sample_rate) for f0, change, start in frame_blocks(*segments)], 1)
+    out = f0_hz.new_empty(f0_hz.shape[0], length * hop_length)
+
+    def work(piece: tuple[int, int]) -> None:
+        at = piece[0]
+        for f0, change, start in frame_blocks(*(s[:, slice(*piece)] for s in segments)):
+            out[:, at * hop_length : (at + f0.shape[1]) * hop_length] = _pulses(f0, change, start, hop_length, sample_rate)
+            at += f0.shape[1]
+
+    run_all(work, cut(length, count))
+    return out
 
 
 def _pulses(f0_hz: Tensor, change_hz: Tensor, phase: Tensor, hop_length: int, sample_rate: int) -> Tensor:
@@ -69,7 +82,16 @@ def sources(f0_hz: Tensor, phase: Tensor, offset_samples: Tensor, hop_length: in
         pulses = harmonic_source(torch.cat([f0_hz, last], 1), torch.cat([phase, phase[:, -1:]], 1), hop_length, sample_rate)
         if padding == "center":  # L frames span (L-1) hops
             pulses = pulses[:, : max(1, (f0_hz.shape[1] - 1) * hop_length)]
-    return pulses, counter_noise(offset_samples, pulses.shape[-1], pulses.dtype)
+    length = pulses.shape[-1]
+    if (count := share(length // hop_length)) == 1:
+        return pulses, counter_noise(offset_samples, length, pulses.dtype)
+    noise = torch.empty_like(pulses)
+
+    def work(piece: tuple[int, int]) -> None:
+        noise[:, slice(*piece)] = counter_noise(offset_samples + piece[0], piece[1] - piece[0], noise.dtype)
+
+    run_all(work, cut(length, count))
+    return pulses, noise
 
 
 def counter_noise(start: Tensor, length: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -75,7 +75,7 @@ def frame(x: Tensor, n_fft: int, hop_length: int, padding: Padding = "center") -
 
 def block_frames() -> int:
     """Frames a block: few enough for the cache without gradients, all in one with them (fewer, larger operations)."""
-    return 1 << 30 if torch.is_grad_enabled() else 256
+    return 1 << 30 if torch.is_grad_enabled() else 128
 
 
 def frame_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
