@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wavespike.errors import MissingDependencyError
-from wavespike.models.fourier_codec import FLOOR, SCALE, FourierCodec, FourierCodecStream
+from wavespike.models.fourier_codec import FLOOR, SCALE, FourierCodec
+from wavespike.models.frame_codec import FrameCodecStream
 from wavespike.nn.convnext import ConvNeXtBackbone
 from wavespike.nn.rvq import beam_search
 from wavespike.signal.lapped import lapped_window
@@ -167,8 +168,8 @@ def frame_stream(model: FourierCodec, batch_size: int = 1, num_codebooks: int | 
     return FrameStream(model, batch_size, num_codebooks, engine, threads)
 
 
-class FrameStream(FourierCodecStream):
-    """`FourierCodecStream`, frame by frame through the folded steps. A decoder with a spiking backbone runs as there; the encoder is fast all the same."""
+class FrameStream(FrameCodecStream):
+    """`FrameCodecStream`, frame by frame through the folded steps. A decoder with a spiking backbone runs as there; the encoder is fast all the same."""
 
     def __init__(self, model: FourierCodec, batch_size: int, num_codebooks: int | None, engine: Engine, threads: int | None):
         super().__init__(model, batch_size, num_codebooks)

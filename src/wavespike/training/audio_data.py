@@ -293,7 +293,7 @@ class AudioData(Data):
         self.config = config.data
         self._found: dict[str, list[AudioFile]] = {}
         self.sample_rate = self.model.sample_rate
-        self.hop_length = int(getattr(self.model, "hop_length", 256))
+        self.hop_length = int(getattr(self.model, "hop_length", getattr(self.model, "hop", 256)))
         from wavespike.training.registry import task_class
 
         self.pitch = bool(task_class(config.task.type_name).needs_pitch(config))

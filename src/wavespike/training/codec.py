@@ -26,6 +26,7 @@ from wavespike.errors import CheckpointError, ConfigError
 from wavespike.models.audiodec import AudioDec
 from wavespike.models.base import Codec, Model
 from wavespike.models.hifigan import HiFiGANGenerator, read_statistics
+from wavespike.models.source_filter_codec import SourceFilterCodec, SourceFilterCodecConfig
 from wavespike.nn.rvq import Quantized
 from wavespike.training.adversarial_losses import AdversarialLoss, discriminator_loss, feature_matching_loss, generator_loss, mel_loss, same_length
 from wavespike.training.codec_discriminators import MultiScaleConfig, MultiSpectralConfig, make_codec_discriminator
@@ -40,7 +41,7 @@ from wavespike.training.codec_losses import (
 from wavespike.training.config import OptimizerConfig, TaskConfig, TrainConfig
 from wavespike.training.discriminators import MultiPeriodConfig, MultiResolutionConfig, make_discriminator
 from wavespike.training.judge import VALIDATED, Judge
-from wavespike.training.losses import MultiScaleMelLoss, waveform_phase_loss
+from wavespike.training.losses import MultiScaleMelLoss, pitch_losses, waveform_phase_loss
 from wavespike.training.task import Batch, Figures, Task
 
 
@@ -53,6 +54,7 @@ class CodecTaskConfig(TaskConfig):
     adversarial_from   step from which the discriminators play
     period, scale, spectral, resolution   discriminators; without any, training is by the metric losses alone
     analyzer           a run folder or checkpoint whose encoder, projector and quantiser are taken over
+    pitch_weight, voicing_weight   of a codec that transmits its pitch: cross entropies of its classes; while it trains it is told the true pitch
     quantize_from      step from which latents are quantised; before it they go to the decoder as they are
     lost_share         share of the items that lose frames, for a codec that conceals; each draws its rate of 0..`lost_rate` and a mean length of 1..`lost_burst` frames
     statistics         `.npy` of code statistics for a HiFi-GAN decoder; None: computed from `statistics_items` training crops at the start
@@ -80,6 +82,8 @@ class CodecTaskConfig(TaskConfig):
     phase_weight: float = 0.0
     complex_weight: float = 0.0
     loudness_weight: float = 0.0
+    pitch_weight: float = 0.5
+    voicing_weight: float = 1.0
     quantize_from: int = 0
     lost_share: float = 0.0
     lost_rate: float = 0.3
@@ -186,8 +190,26 @@ class CodecTask(Task):
 
     # the losses
 
-    def generate(self, batch: Batch, phase: str) -> tuple[Tensor, Tensor, Quantized | None]:
-        """Output and target [B, T] and what the quantiser said, None before its time."""
+    @classmethod
+    def needs_pitch(cls, config: TrainConfig) -> bool:
+        return isinstance(config.model, SourceFilterCodecConfig)
+
+    def latents(self, heard: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Latents of audio [B, T] and, of a codec with a pitch code, the losses of pitch and voicing; where there are labels their pitch takes the place of the code."""
+        model = self.model
+        if not isinstance(model, SourceFilterCodec) or "f0_hz" not in batch:
+            with self.mixed():
+                latents: Tensor = model.latents(heard[:, None])
+            return latents.float(), {}
+        with self.mixed():
+            latents, logits, voicing = model.analyse(heard[:, None])
+        f0, voiced = node_labels(batch["f0_hz"], batch["voiced"], latents.shape[-1])
+        losses = dict(zip(("pitch", "voicing"), pitch_losses(logits.float(), voicing.float(), f0, voiced), strict=True))
+        index = model.encoder.scale.index(f0, voiced > 0.5)
+        return torch.cat([index[:, None].float(), latents[:, 1:].float()], 1), losses
+
+    def generate(self, batch: Batch, phase: str) -> tuple[Tensor, Tensor, Quantized | None, dict[str, Tensor]]:
+        """Output and target [B, T], what the quantiser said, None before its time, and the losses of the pitch."""
         audio, heard = batch["audio"], batch.get("noisy", batch["audio"])
         learns = phase == "model" and self.config.trained != "decoder"
         self.model.quantizer_module.frozen = not (learns and self.config.trained == "all")
@@ -196,9 +218,8 @@ class CodecTask(Task):
                 if isinstance(layer, nn.BatchNorm1d):
                     layer.train(self.training and learns)
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            with self.mixed():
-                latents = self.model.latents(heard[:, None])
-            values, quantized = latents.float(), None
+            values, more = self.latents(heard, batch)
+            quantized = None
             if self.steps_done >= self.config.quantize_from:
                 self._start_codebooks()
                 quantized = self.model.quantizer_module(values)
@@ -209,7 +230,7 @@ class CodecTask(Task):
             output: Tensor = self.model.synthesise(values, self.lost_frames(values) if self.config.lost_share else None)[:, 0]
         output, audio = same_length(output.float(), audio)
         settled = audio.shape[-1] - self.model.edge
-        return output[:, :settled], audio[:, :settled], quantized
+        return output[:, :settled], audio[:, :settled], quantized, more
 
     def _start_codebooks(self) -> None:
         """k-means of the latents of the steps before, level after level (without such steps each level starts on its first batch)."""
@@ -238,7 +259,7 @@ class CodecTask(Task):
         c = self.config
         if phase == "discriminator":
             with torch.no_grad():
-                fake, real, _ = self.generate(batch, phase)
+                fake, real, _, _ = self.generate(batch, phase)
             total, figures = real.new_zeros(()), Figures()
             for name, group in self.discriminators.items():
                 scores = group(real)[0]
@@ -246,8 +267,10 @@ class CodecTask(Task):
                 figures[f"discriminator/{name}"] = value.detach()
                 total = total + value
             return total, figures
-        fake, real, quantized = self.generate(batch, phase)
+        fake, real, quantized, more = self.generate(batch, phase)
         terms: dict[str, tuple[float, Tensor]] = {}
+        if more:
+            terms = {"pitch": (c.pitch_weight, more["pitch"]), "voicing": (c.voicing_weight, more["voicing"])}
         if quantized is not None:
             terms["commitment"] = c.commitment_weight, quantized.commitment
         if c.mel_weight:
@@ -299,6 +322,14 @@ class CodecTask(Task):
         if index < self.SHOWN:
             self.shown[f"{index}"] = (audio[0].float().cpu(), output[0].float().cpu())
         return self.judge(audio[0], output[0])
+
+
+def node_labels(f0_hz: Tensor, voiced: Tensor, hops: int) -> tuple[Tensor, Tensor]:
+    """Labels [B, L + 1] at the samples 0, hop, 2 hop, ... -> pitch half a hop after the end of each of the L hops (the next label is the last known) and voicing at its end."""
+    f0 = torch.cat([f0_hz, f0_hz[:, -1:]], 1)
+    if f0_hz.shape[1] != hops + 1:
+        raise ConfigError(f"expected pitch labels for {hops} hops, got {f0_hz.shape[1]}; make data.crop_samples a multiple of the codec's hop")
+    return 0.5 * (f0[:, 1:-1] + f0[:, 2:]), voiced[:, 1:]
 
 
 def _vocoder_of(model: Model[Any]) -> HiFiGANGenerator:
