@@ -24,7 +24,7 @@ from wavespike.config import Config
 from wavespike.errors import ConfigError
 from wavespike.models.frame_codec import FrameCodec, check_backbones
 from wavespike.nn.convnext import ConvNeXtBackbone, ConvNeXtConfig
-from wavespike.nn.pitch import PitchClasses
+from wavespike.nn.pitch import PitchClasses, PitchEstimator
 from wavespike.nn.pitch_code import PitchedRVQ, PitchScale
 from wavespike.nn.rvq import RVQConfig
 from wavespike.nn.spiking import SpikingConvNeXtBackbone, SpikingConvNeXtConfig
@@ -41,6 +41,7 @@ class SourceFilterCodecConfig(Config):
     frame_length      of the frames that speak, `subframes` of them a hop; also of the analysis for the log-mel bands
     ahead             how far the last frame reaches past its hop: delay = frame_length - ahead - hop / subframes + hop - 1
     bands, low_bins   log-mel bands of the last `frame_length` samples, and the lowest bins of the whole window, whose finer grid shows the harmonics
+    pitch_dim, pitch_layers   size of the network that hears the pitch
     pitch_level       the place of the pitch among the codebooks; with fewer codebooks than that everything is whispered
     """
 
@@ -55,6 +56,8 @@ class SourceFilterCodecConfig(Config):
     bands: int = 80
     low_bins: int = 100
     pitch_level: int = 1
+    pitch_dim: int = 64
+    pitch_layers: int = 4
     encoder: ConvNeXtConfig = ConvNeXtConfig(input_channels=180, dim=192, intermediate_dim=576, num_layers=4, causal=True, embed_kernel_size=1)
     quantizer: RVQConfig = RVQConfig()
     decoder: ConvNeXtConfig | SpikingConvNeXtConfig = ConvNeXtConfig(input_channels=67, dim=192, intermediate_dim=576, num_layers=6, causal=True)
@@ -106,7 +109,7 @@ class SpeechEncoder(nn.Module):
         self.config, self.scale = config, scale
         self.backbone = ConvNeXtBackbone(config.encoder)
         self.project = nn.Linear(config.encoder.dim, config.quantizer.dim)
-        self.pitch = PitchClasses(config.encoder.dim)
+        self.pitch = PitchEstimator(config.encoder.input_channels, config.pitch_dim, config.pitch_layers, causal=True).float()  # only here may it err
         nn.init.trunc_normal_(self.project.weight, std=0.02)
         nn.init.zeros_(self.project.bias)
 
@@ -120,23 +123,27 @@ class SpeechEncoder(nn.Module):
         low = torch.view_as_real(whole[..., 1 : 1 + c.low_bins]).square().sum(-1)
         return (0.1 * torch.log(torch.cat([bands, low], -1) + QUIET)).transpose(1, 2)
 
-    def latents(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden frames [B, L, dim] -> latents [B, 1 + D, L], logits of the pitch [B, L, bins] and of voicing [B, L]."""
-        classes = self.pitch(hidden)
-        logits, voicing = classes[..., :-1], classes[..., -1]
-        f0, voiced = PitchClasses.hertz(logits.float()), voicing > 0
-        envelope: Tensor = self.project(hidden)
-        return torch.cat([self.scale.index(f0, voiced)[:, None].to(envelope.dtype), envelope.transpose(1, 2)], 1), logits, voicing
+    def latents(self, hidden: Tensor, logits: Tensor, voicing: Tensor) -> Tensor:
+        """Hidden frames [B, L, dim], logits of the pitch [B, L, bins] and of voicing [B, L] -> latents [B, 1 + D, L]."""
+        envelope = self.project(hidden).transpose(1, 2)
+        envelope = envelope.float() if envelope.dtype in (torch.bfloat16, torch.float16) else envelope  # half precision has no 1,023
+        index = self.scale.index(PitchClasses.hertz(logits.float()), voicing > 0)
+        return torch.cat([index[:, None].to(envelope.dtype), envelope], 1)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.latents(self.backbone(self.features(frames)))
+        """Latents [B, 1 + D, L] and the logits of pitch and voicing."""
+        features = self.features(frames)
+        logits, voicing = self.pitch(features)
+        return self.latents(self.backbone(features), logits, voicing), logits, voicing
 
-    def initial_state(self, batch_size: int) -> list[Tensor]:
-        return self.backbone.initial_state(batch_size)
+    def initial_state(self, batch_size: int) -> list[list[Tensor]]:
+        return [self.backbone.initial_state(batch_size), self.pitch.backbone.initial_state(batch_size)]
 
-    def step(self, frames: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        hidden, state = self.backbone.step(self.features(frames), state)
-        return self.latents(hidden)[0], state
+    def step(self, frames: Tensor, state: list[list[Tensor]]) -> tuple[Tensor, list[list[Tensor]]]:
+        features = self.features(frames)
+        hidden, first = self.backbone.step(features, state[0])
+        heard, second = self.pitch.backbone.step(features, state[1])
+        return self.latents(hidden, *self.pitch.split(heard)), [first, second]
 
 
 @dataclasses.dataclass
@@ -165,13 +172,16 @@ class SpeechDecoder(nn.Module):
         self.lost = nn.Parameter(torch.zeros(config.quantizer.dim))
         """What the decoder sees in place of a lost frame."""
 
+    def pitch_input(self, index: Tensor) -> Tensor:
+        """Pitch classes in use [B, L] -> what the network is told of them [B, 3, L]: voiced, pitch in -1..1, not sent."""
+        return torch.stack([index > 0, (index > 0) * (index * (2 / (self.scale.size - 1)) - 1), index < 0], 1).to(self.out.weight.dtype)
+
     def heard(self, latents: Tensor, index: Tensor, missing: Tensor | None) -> Tensor:
-        """Latents [B, 1 + D, L] and the pitch classes in use [B, L] -> the backbone's input [B, D + 3, L]: voiced, pitch in -1..1, pitch not sent, envelope."""
+        """Latents [B, 1 + D, L] and the pitch classes in use [B, L] -> the backbone's input [B, D + 3, L]."""
         z = latents[:, 1:]
         if missing is not None:
             z = torch.where(missing[:, None], self.lost[:, None], z)
-        pitch = torch.stack([index > 0, (index > 0) * (index * (2 / (self.scale.size - 1)) - 1), index < 0], 1)
-        return torch.cat([pitch.to(z.dtype), z], 1)
+        return torch.cat([self.pitch_input(index).to(z.dtype), z], 1)
 
     def excitation(self, index: Tensor, state: VoiceState) -> tuple[Tensor, Tensor]:
         """Pitch classes [B, l] -> frames [B, l, subframes, frame_length] of pulses and of noise; the state goes on."""

@@ -37,7 +37,7 @@ class PitchClasses(nn.Linear):
         best = logits.argmax(-1, keepdim=True)
         index = (best + torch.arange(-cls.REACH, cls.REACH + 1, device=logits.device)).clamp(0, cls.BINS - 1)
         weight = torch.softmax(logits.gather(-1, index), -1)
-        return cls.F_MIN_HZ * torch.exp2((weight * index).sum(-1) * cls.STEP_CENTS / 1200)
+        return cls.F_MIN_HZ * torch.exp((weight * index).sum(-1) * (math.log(2) * cls.STEP_CENTS / 1200))
 
 
 class PitchEstimator(nn.Module):
@@ -55,7 +55,11 @@ class PitchEstimator(nn.Module):
         self.double()
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        out = self.out(self.backbone(features.to(self.out.weight.dtype)))
+        return self.split(self.backbone(features.to(self.out.weight.dtype)))
+
+    def split(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The backbone's frames [B, L, dim] -> logits of the classes and of voicing."""
+        out = self.out(hidden)
         return out[..., :-1], out[..., -1]
 
     def decode(self, logits: Tensor, voicing_logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -247,6 +247,11 @@ class ResidualVQ(nn.Module):
         histogram = code_histogram(stacked, self.config.codebook_size)
         return Quantized(total, stacked, commitment, perplexity(histogram), usage(histogram))
 
+    @property
+    def codebooks(self) -> Tensor:
+        """All codewords [K, N, D]."""
+        return torch.stack([level.get_buffer("codebook") for level in self.levels])
+
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
         """Start every level that waits for its k-means on latents [B, D, L], as many of them as can be had: one batch is often fewer than the codewords."""
@@ -273,8 +278,7 @@ class ResidualVQ(nn.Module):
         batch, dim, frames = x.shape
         residual = x.transpose(1, 2).reshape(-1, dim)
         if self.config.beam > 1:
-            books = torch.stack([level.get_buffer("codebook") for level in list(self.levels)[:count]])
-            found = [beam_search(residual[at : at + 512], books, self.config.beam) for at in range(0, max(1, len(residual)), 512)]  # 512: bounds the memory
+            found = [beam_search(residual[at : at + 512], self.codebooks[:count], self.config.beam) for at in range(0, max(1, len(residual)), 512)]  # 512: bounds the memory
             return torch.cat(found).view(batch, frames, count).transpose(1, 2)
         codes = []
         for level in list(self.levels)[:count]:

@@ -203,7 +203,7 @@ class CodecTask(Task):
             return latents.float(), {}
         with self.mixed():
             latents, logits, voicing = model.analyse(heard[:, None])
-        f0, voiced = node_labels(batch["f0_hz"], batch["voiced"], latents.shape[-1])
+        f0, voiced = hop_labels(batch["f0_hz"], batch["voiced"], latents.shape[-1])
         losses = dict(zip(("pitch", "voicing"), pitch_losses(logits.float(), voicing.float(), f0, voiced), strict=True))
         index = model.encoder.scale.index(f0, voiced > 0.5)
         return torch.cat([index[:, None].float(), latents[:, 1:].float()], 1), losses
@@ -324,12 +324,14 @@ class CodecTask(Task):
         return self.judge(audio[0], output[0])
 
 
-def node_labels(f0_hz: Tensor, voiced: Tensor, hops: int) -> tuple[Tensor, Tensor]:
-    """Labels [B, L + 1] at the samples 0, hop, 2 hop, ... -> pitch half a hop after the end of each of the L hops (the next label is the last known) and voicing at its end."""
-    f0 = torch.cat([f0_hz, f0_hz[:, -1:]], 1)
+def hop_labels(f0_hz: Tensor, voiced: Tensor, hops: int) -> tuple[Tensor, Tensor]:
+    """Labels [B, L + 1] at the samples 0, hop, 2 hop, ... -> pitch at the beginning of each of the L hops and voicing at either of its ends, [B, L].
+
+    A causal encoder cannot hear the pitch at its hop's end: the middle of its window lies before. So the pitch lags the envelope by a hop or two.
+    """
     if f0_hz.shape[1] != hops + 1:
-        raise ConfigError(f"expected pitch labels for {hops} hops, got {f0_hz.shape[1]}; make data.crop_samples a multiple of the codec's hop")
-    return 0.5 * (f0[:, 1:-1] + f0[:, 2:]), voiced[:, 1:]
+        raise ConfigError(f"expected pitch labels for {hops} hops, got {f0_hz.shape[1] - 1}; make data.crop_samples a multiple of the codec's hop")
+    return f0_hz[:, :-1], torch.maximum(voiced[:, :-1], voiced[:, 1:])
 
 
 def _vocoder_of(model: Model[Any]) -> HiFiGANGenerator:
