@@ -325,13 +325,14 @@ class CodecTask(Task):
 
 
 def hop_labels(f0_hz: Tensor, voiced: Tensor, hops: int) -> tuple[Tensor, Tensor]:
-    """Labels [B, L + 1] at the samples 0, hop, 2 hop, ... -> pitch at the beginning of each of the L hops and voicing at either of its ends, [B, L].
+    """Labels [B, L + 1] at the samples 0, hop, 2 hop, ... -> pitch half a hop after the end of each of the L hops and voicing at either of its ends, [B, L].
 
-    A causal encoder cannot hear the pitch at its hop's end: the middle of its window lies before. So the pitch lags the envelope by a hop or two.
+    The encoder learns to foretell a little: a pitch that lags the envelope by a hop and a half costs more than what foretelling gets wrong.
     """
     if f0_hz.shape[1] != hops + 1:
         raise ConfigError(f"expected pitch labels for {hops} hops, got {f0_hz.shape[1] - 1}; make data.crop_samples a multiple of the codec's hop")
-    return f0_hz[:, :-1], torch.maximum(voiced[:, :-1], voiced[:, 1:])
+    f0 = torch.cat([f0_hz, f0_hz[:, -1:]], 1)
+    return 0.5 * (f0[:, 1:-1] + f0[:, 2:]), torch.maximum(voiced[:, :-1], voiced[:, 1:])
 
 
 def _vocoder_of(model: Model[Any]) -> HiFiGANGenerator:
