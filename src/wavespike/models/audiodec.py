@@ -421,8 +421,8 @@ class AudioDecStream(CodecStream):
         self._taken = self._given = 0  # samples through `push`
         self._ended = False
         if start == "warm":
-            zeros = codebook.new_zeros(batch_size, model.channels, WARM_UP_SAMPLES // model.hop * model.hop)
-            self.decode(self.encode(zeros))
+            quiet = codebook.new_zeros(batch_size, model.channels, WARM_UP_SAMPLES // model.hop * model.hop)
+            self.decode(self.encode(quiet))
 
     @torch.inference_mode()
     def encode(self, chunk: Tensor) -> Tensor:

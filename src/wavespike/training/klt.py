@@ -22,7 +22,6 @@ from wavespike.models.audiodec import AudioDec, Decoder, DecoderBlock, EncoderBl
 from wavespike.models.hifigan import HiFiGANConfig
 from wavespike.signal.mdct import mdct_of_frames
 
-
 FLOOR = 1e-5
 """Energy, relative to the strongest component, below which components are no longer brought to unit amplitude."""
 
@@ -75,7 +74,7 @@ def klt_start(model: AudioDec, audio: Iterable[Tensor], noise_shaping: float = 0
     _tap(decoder.conv2.weight, scale[:, None], -1)
     for stage, stride in enumerate(strides):
         room = min(down[stage].out_channels, up[stage].in_channels)
-        blocks = torch.block_diag(*[samples] * stride)  # [components, samples] of `stride` blocks in a row
+        blocks = torch.block_diag(*[samples] * stride)  # type: ignore[no-untyped-call,unused-ignore]  # [components, samples] of `stride` blocks in a row
         if stage < len(strides) - 1:
             basis, energy = principal_components(hops.view(-1, blocks.shape[1]) @ blocks.t(), min(room, len(blocks)))
             kernel = basis.view(len(basis), stride, -1)
