@@ -13,6 +13,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from wavespike.cli.main import main as wavespike
 from wavespike.hub.cards import twin_of
 from wavespike.hub.load import load, presets
 from wavespike.metrics.intervals import FEWEST
-from wavespike.metrics.panel import METRICS
+from wavespike.metrics.panel import METRICS, Report, Row
 
 README = common.ROOT / "README.md"
 COMMAND = "make report"
@@ -87,6 +88,12 @@ def significant(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def signed(mean: float, low: float, high: float, digits: int) -> str:
+    """A difference with its interval, in more digits where these would hide that it is not zero."""
+    digits = min(6, max([digits, *(-math.floor(math.log10(abs(v))) for v in (mean, low, high) if v)]))
+    return f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
 def digits_of(metric: str) -> int:
     return 1 if METRICS[metric].unit == "cents" else 2 if METRICS[metric].unit in ("MOS", "MOS-LQO", "dB") else 3
 
@@ -97,7 +104,8 @@ def heading(metric: str) -> str:
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1), *("| " + " | ".join(row) + " |" for row in rows)])
+    rule = "|---|" + "".join("---|" if name == WHAT else "---:|" for name in head[1:])
+    return "\n".join(["| " + " | ".join(head) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def measured(results: dict[str, Any], wanted: tuple[str, ...] | None = None) -> list[str]:
@@ -120,6 +128,7 @@ def costs(model: dict[str, Any]) -> list[str]:
             number(model["energy_over_twin"], 2), "" if model["bitrate_bps"] is None else f"{model['bitrate_bps'] / 1000:.1f}"]
 
 
+WHAT = "what it is"
 COSTS = ["x real time, 1 thread", "energy (mJ/s)", "energy / twin's", "bitrate (kbit/s)"]
 
 
@@ -129,7 +138,7 @@ def short_table(results: dict[str, Any]) -> str:
     for name, model in results["models"].items():
         rows.append([f"`{name}`", what(name, results), *(number(model["metrics"]["means"].get(k), digits_of(k)) for k in keys), *costs(model),
                      f"{model['parameters'] / 1e6:.2f} M" if model["parameters"] else ""])
-    return markdown(["system", "what it is", *map(heading, keys), *COSTS, "parameters"], rows)
+    return markdown(["system", WHAT, *map(heading, keys), *COSTS, "parameters"], rows)
 
 
 def quality_table(results: dict[str, Any], names: list[str]) -> str:
@@ -151,18 +160,20 @@ def quality_table(results: dict[str, Any], names: list[str]) -> str:
 
 
 def difference_table(results: dict[str, Any], names: list[str]) -> str:
-    """Mean differences from the reference system on the same files with intervals, bold where these leave out zero."""
-    names = [name for name in names if results["models"][name]["differences"]]
+    """Mean differences on the same files with intervals, bold where these leave out zero: from the system to compare with, or from the first where that is of another kind."""
+    against = results["against"] if results["against"] in names else names[0]
+    reports = {n: Report([Row(i["name"], {k: v for k, v in i.items() if k != "name"}, {}) for i in results["models"][n]["metrics"]["items"]], {}) for n in names}
+    found = {n: reports[n].differences(reports[against], results["seed"]) for n in names if n != against}
     rows = []
     for key in measured(results):
         row = [heading(key)]
-        for name in names:
-            d = results["models"][name]["differences"].get(key)
-            text = "" if d is None else f"{d['mean']:+.{digits_of(key)}f} ({d['interval'][0]:+.{digits_of(key)}f} to {d['interval'][1]:+.{digits_of(key)}f})"
-            row.append(f"**{text}** {d['verdict']}" if d is not None and d["verdict"] else text)
+        for differences in found.values():
+            d = differences.get(key)
+            text = "" if d is None else signed(d.mean, *d.interval, digits=digits_of(key))
+            row.append(f"**{text}** {d.verdict}" if d is not None and d.verdict else text)
         if any(row[1:]):
             rows.append(row)
-    return markdown([f"difference from `{results['against']}`", *(f"`{n}`" for n in names)], rows) if names and rows else ""
+    return markdown([f"difference from `{against}`", *(f"`{n}`" for n in found)], rows) if rows else ""
 
 
 def long_tables(results: dict[str, Any]) -> str:
@@ -174,7 +185,7 @@ def long_tables(results: dict[str, Any]) -> str:
     for title, names in groups.items():
         if names:
             parts += [f"### {title}", quality_table(results, names), difference_table(results, names)]
-    price = markdown(["system", "what it is", *COSTS, "x real time, all threads", "peak memory (MiB)", "published energy ratio", "parameters"],
+    price = markdown(["system", WHAT, *COSTS, "x real time, all threads", "peak memory (MiB)", "published energy ratio", "parameters"],
                      [[f"`{n}`", what(n, results), *costs(m), "" if m["times_real_time"] is None else significant(m["times_real_time"]), number(m["peak_memory_mb"], 0),
                        "" if m["energy"] is None or m["energy"]["published_ratio"] is None else f"{m['energy']['published_ratio']:.3f}",
                        number(m["parameters"], 0) if m["parameters"] is not None else ""] for n, m in models.items()])
@@ -183,8 +194,8 @@ def long_tables(results: dict[str, Any]) -> str:
 
 def timed(results: dict[str, Any]) -> str:
     """How busy the machine was when the speeds were measured."""
-    loads = [m["load_when_timed"] for m in results["models"].values() if m["load_when_timed"] is not None]
-    return f"; load average {min(loads):.1f} to {max(loads):.1f} when speed was measured" if loads else ""
+    load = next((m["load_when_timed"] for m in results["models"].values() if m["load_when_timed"] is not None), None)
+    return "" if load is None else f"; load average {load:.1f} when it was measured"
 
 
 def main() -> None:
@@ -214,7 +225,8 @@ def main() -> None:
     common.write_section("report", f"""
 {short_table(results)}
 
-Copy-synthesis of {data}: means; energy counted for 45 nm; all metrics with their intervals are in [docs/benchmarks.md](docs/benchmarks.md), their sources in
+Copy-synthesis of {data}:
+means; energy counted for 45 nm. All metrics with their intervals and what differs are in [docs/benchmarks.md](docs/benchmarks.md), their sources in
 [docs/metrics.md](docs/metrics.md). {common.stamp(COMMAND)}
 """, README, COMMAND)
     common.write_section("report", f"""

@@ -87,17 +87,22 @@ def test_the_report_of_the_project_has_every_bundled_model_that_gives_speech_bac
 def test_twins_stand_side_by_side_and_are_shown_as_such(maker: ModuleType) -> None:
     names, _ = maker.systems()
     assert names[:2] == ["vocos-24k", "spiking-vocos-24k"]
-    plain: dict[str, Any] = {"metrics": {"means": {"lsd": 1.0}, "intervals": {}, "failures": {}}, "real_time_factor_1_thread": 0.01, "times_real_time": None, "bitrate_bps": None,
-                             "peak_memory_mb": None, "parameters": 10, "energy_over_twin": None, "energy": None, "kind": "vocoder", "differences": {}}
-    difference = {"lsd": {"mean": -0.5, "interval": [-0.75, -0.25], "items": 12, "verdict": "better"}}
-    results = {"against": "a", "original": {"metrics": {"means": {}}}, "models": {
-        "a": {**plain, "what": "dense vocoder", "twin": None}, "b": {**plain, "what": "spiking vocoder", "twin": "a", "energy_over_twin": 0.491, "differences": difference},
-        "c": {**plain, "what": "codec, no network", "twin": None, "kind": "codec"}}}
+    def model(lsd: float, **facts: Any) -> dict[str, Any]:
+        items = [{"name": f"{i}", "lsd": lsd + i} for i in range(12)]
+        return {"metrics": {"means": {"lsd": lsd + 5.5}, "intervals": {}, "failures": {}, "items": items}, "real_time_factor_1_thread": 0.01, "times_real_time": None, "bitrate_bps": None,
+                "peak_memory_mb": None, "parameters": 10, "energy_over_twin": None, "energy": None, "kind": "vocoder", "twin": None, **facts}
+
+    results = {"against": "a", "seed": 0, "original": {"metrics": {"means": {}}}, "models": {
+        "a": model(1.0, what="dense vocoder"), "b": model(0.5, what="spiking vocoder", twin="a", energy_over_twin=0.491),
+        "c": model(3.0, what="codec, no network", kind="codec"), "d": model(3.25, what="dense codec", kind="codec")}}
     table = maker.short_table(results)
-    assert "| `a` | dense vocoder, twin of `b` | 1.00 | 100 |" in table
-    assert "| `b` | spiking vocoder, twin of `a` | 1.00 | 100 |  | 0.49 |" in table
+    assert "| `a` | dense vocoder, twin of `b` | 6.50 | 100 |" in table
+    assert "| `b` | spiking vocoder, twin of `a` | 6.00 | 100 |  | 0.49 |" in table
     long = maker.long_tables(results)
-    assert "**-0.50 (-0.75 to -0.25)** better" in long
+    assert "| difference from `a` | `b` |" in long
+    assert "**-0.50 (-0.50 to -0.50)** better" in long
+    assert "| difference from `c` | `d` |" in long  # codecs with codecs
+    assert "**+0.25 (+0.25 to +0.25)** worse" in long
     assert long.index("### Vocoders") < long.index("| `a` | `b` |") < long.index("### Codecs") < long.index("### Costs")
 
 

@@ -20,7 +20,7 @@ const SYSTEM = Object.fromEntries(D.systems.map((s, i) => [s.name, { ...s, index
 const number = (value, digits) => value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 const three = value => value === 0 ? "0" : Math.abs(value) >= 1000 ? number(value, 0) : String(Number(value.toPrecision(3)));
 const shortened = (text, most) => text.length > most ? text.slice(0, most - 1) + "…" : text;
-const arrow = better => better === "higher" ? " ↑" : better === "lower" ? " ↓" : "";
+const arrow = better => better === "higher" ? "\u00a0↑" : better === "lower" ? "\u00a0↓" : "";
 const worseFirst = (metric, a, b) => metric.better === "higher" ? a - b : b - a;
 
 // ---- summary ---------------------------------------------------------------------------------------------------------
