@@ -50,14 +50,6 @@ def test_the_spectrum_of_a_real_signal_is_a_fixed_point(iterations: int) -> None
     torch.testing.assert_close(back, wave, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("size", [1, 7, 16, 61])
-def test_blocks_of_frames_change_nothing(size: int) -> None:
-    _, magnitude, start = magnitude_and_random_phase(2)
-    whole = griffin_lim(Frames.of(magnitude, start), 4, N_FFT, HOP)
-    blocks = griffin_lim([(magnitude[:, i : i + size], start[:, i : i + size]) for i in range(0, magnitude.shape[1], size)], 4, N_FFT, HOP)
-    torch.testing.assert_close(blocks, whole, atol=1e-9, rtol=0)
-
-
 def test_no_iteration_is_the_inverse_transform() -> None:
     _, magnitude, start = magnitude_and_random_phase(3)
     torch.testing.assert_close(griffin_lim(Frames.of(magnitude, start), 0, N_FFT, HOP), istft((magnitude * start).transpose(1, 2), N_FFT, HOP), atol=1e-7, rtol=0)
