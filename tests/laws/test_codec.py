@@ -35,6 +35,7 @@ MODELS = {
     "vocoder v0": {"decoder": VOCODER},
     "vocoder v1": {"decoder": GROUPED},
 }
+LOOK_AHEADS = {"within the hop": 5, "the hop": 11, "the hop and the next": 23, "three hops": 36}
 
 
 def cut(x: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
@@ -78,6 +79,64 @@ def test_a_sample_changes_nothing_before_it(options):
             changed = audio.clone()
             changed[..., at] += 1
             assert torch.equal(codec(changed)[..., :at], before[..., :at])
+
+
+@pytest.mark.parametrize("look_ahead", LOOK_AHEADS.values(), ids=list(LOOK_AHEADS))
+@given(length=st.integers(1, 200), sizes=st.lists(st.integers(0, 60), max_size=8))
+@settings(max_examples=12, deadline=None)
+def test_any_chunking_equals_the_offline_pass_with_look_ahead(look_ahead, length, sizes):
+    codec = tiny(look_ahead=look_ahead)
+    audio = torch.randn(2, 1, length, generator=torch.Generator().manual_seed(length)) * 0.3
+    with torch.no_grad():
+        codes, offline = codec.encode(audio), codec(audio)
+    assert codes.shape[-1] == -(-length // codec.hop)
+    with codec.stream(batch_size=2) as session:
+        outputs, heard = [], 0
+        for chunk in cut(audio, sizes):
+            outputs.append(session.push(chunk))
+            heard += chunk.shape[-1]
+            final = -(-(heard - look_ahead) // codec.hop) * codec.hop  # whole hops whose code is complete
+            assert sum(y.shape[-1] for y in outputs) == max(0, min(heard, final))
+        streamed = torch.cat([*outputs, session.flush()], -1)
+    assert torch.allclose(streamed, offline, atol=1e-5)
+    with codec.stream(batch_size=2) as session:
+        streamed_codes = [session.encode(chunk) for chunk in cut(audio, sizes)]
+        assert torch.equal(torch.cat([*streamed_codes, session.flush_codes()], -1), codes)
+
+
+@pytest.mark.parametrize("look_ahead", LOOK_AHEADS.values(), ids=list(LOOK_AHEADS))
+def test_the_look_ahead_is_the_stated_delay(look_ahead):
+    """A sample changes the output from `delay` samples before it at the earliest, and at some phase of the hop that early."""
+    codec = tiny(look_ahead=look_ahead)
+    assert codec.delay == look_ahead
+    audio, earliest = torch.randn(1, 1, 120) * 0.3, []
+    with torch.no_grad():
+        before = codec.synthesise(codec.latents(audio))
+        for at in range(60, 72):
+            changed = audio.clone()
+            changed[..., at] += 1
+            earliest.append(at - int((codec.synthesise(codec.latents(changed)) != before).nonzero()[0, -1]))
+    assert max(earliest) == look_ahead
+    # what a caller that gathers whole frames waits for: counted over the frames themselves
+    for frame in (1, 5, 12, 24):
+        waits = [-(-(code * 12 + look_ahead + 1) // frame) * frame - code * 12 for code in range(60)]
+        assert codec.delay_with(frame) == max(waits)
+
+
+def test_look_ahead_is_refused_where_it_means_nothing():
+    with pytest.raises(ConfigError, match="look_ahead"):
+        AudioDecConfig(look_ahead=-1)
+    with pytest.raises(ConfigError, match="centred"):
+        AudioDecConfig(look_ahead=1, causal=False)
+    codec = tiny(look_ahead=5)
+    for start in ("zeros", "warm"):
+        with pytest.raises(UsageError, match="look-ahead"):
+            codec.stream(start=start)
+    session = codec.stream()
+    session.push(torch.zeros(1, 1, 12))
+    session.flush()
+    with pytest.raises(UsageError, match="after the end"):
+        session.push(torch.zeros(1, 1, 12))
 
 
 def test_a_code_leaves_with_the_first_sample_of_its_hop():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -83,6 +84,28 @@ def test_the_report_of_the_project_has_every_bundled_model_that_gives_speech_bac
         assert (load(name).kind == "classifier") == (name not in names)
 
 
+def test_twins_stand_side_by_side_and_are_shown_as_such(maker: ModuleType) -> None:
+    names, _ = maker.systems()
+    assert names[:2] == ["vocos-24k", "spiking-vocos-24k"]
+    def model(lsd: float, **facts: Any) -> dict[str, Any]:
+        items = [{"name": f"{i}", "lsd": lsd + i} for i in range(12)]
+        return {"metrics": {"means": {"lsd": lsd + 5.5}, "intervals": {}, "failures": {}, "items": items}, "real_time_factor_1_thread": 0.01, "times_real_time": None, "bitrate_bps": None,
+                "peak_memory_mb": None, "parameters": 10, "energy_over_twin": None, "energy": None, "kind": "vocoder", "twin": None, **facts}
+
+    results = {"against": "a", "seed": 0, "original": {"metrics": {"means": {}}}, "models": {
+        "a": model(1.0, what="dense vocoder"), "b": model(0.5, what="spiking vocoder", twin="a", energy_over_twin=0.491),
+        "c": model(3.0, what="codec, no network", kind="codec"), "d": model(3.25, what="dense codec", kind="codec")}}
+    table = maker.short_table(results)
+    assert "| `a` | dense vocoder, twin of `b` | 6.50 | 100 |" in table
+    assert "| `b` | spiking vocoder, twin of `a` | 6.00 | 100 |  | 0.49 |" in table
+    long = maker.long_tables(results)
+    assert "| difference from `a` | `b` |" in long
+    assert "**-0.50 (-0.50 to -0.50)** better" in long
+    assert "| difference from `c` | `d` |" in long  # codecs with codecs
+    assert "**+0.25 (+0.25 to +0.25)** worse" in long
+    assert long.index("### Vocoders") < long.index("| `a` | `b` |") < long.index("### Codecs") < long.index("### Costs")
+
+
 def test_make_report_writes_both_tables_from_one_run(maker: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import numpy as np
 
@@ -98,13 +121,14 @@ def test_make_report_writes_both_tables_from_one_run(maker: ModuleType, monkeypa
     assert "old" not in readme
     assert readme.endswith("<!-- end of report -->\n\n## Next\n")
     row = next(line for line in readme.splitlines() if line.startswith("| `griffin-lim-24k`"))
-    assert readme.splitlines()[3].startswith("| system | LSD (dB) ↓ | x real time, 1 thread | energy (mJ/s) |")
-    value, speed, energy = (float(cell) for cell in row.split("|")[2:5])
+    assert readme.splitlines()[3].startswith("| system | what it is | LSD (dB) ↓ | x real time, 1 thread | energy (mJ/s) |")
+    assert row.split("|")[2] == " vocoder, no network "
+    value, speed, energy = (float(cell) for cell in row.split("|")[3:6])
     assert value > 1
     assert speed > 0
     assert energy > 0
     assert f"| LSD (dB) ↓ |  | {value:.2f} (" in page
-    for text in ("two noises (2 files, 1 s)", "world needs the extra", "make report"):
+    for text in ("two noises (2 files, 1 s)", "world needs the extra", "EnCodec needs its weights: MODELS=encodec:FOLDER:6", "make report", "load average"):
         assert text in page
     assert (tmp_path / "out" / "index.html").is_file()
 

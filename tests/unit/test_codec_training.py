@@ -137,10 +137,10 @@ def test_every_recipe_is_a_valid_configuration_and_its_narrow_twin_has_a_loss(re
     config = train_config(load_recipe(RECIPES / f"{recipe}.yaml", [*words, "task.analyzer=null", "task.metrics=[]"]))
     data = to_dict(config.model)
     data["quantizer"] |= {"codebook_size": 8, "dim": 8}
-    if data["type"] == "fourier-codec":
+    if data["type"] in ("fourier-codec", "source-filter-codec"):
         for part in ("encoder", "decoder"):
             data[part] |= {"dim": 32, "intermediate_dim": 32, "num_layers": 1}
-        data["decoder"]["input_channels"] = 8
+        data["decoder"]["input_channels"] = 8 if data["type"] == "fourier-codec" else 11
     else:
         data["encoder"]["channels"] = 2
         data["decoder"] |= {"channels": 16, "in_channels": 8} if data["decoder"]["type"] == "hifigan" else {"channels": 2}

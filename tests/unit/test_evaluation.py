@@ -15,7 +15,7 @@ import torch
 
 from wavespike.errors import AudioError, UsageError
 from wavespike.hub.load import load, presets, save
-from wavespike.metrics import evaluation
+from wavespike.metrics import evaluation, panel
 from wavespike.metrics.cache import Cache, content_key
 from wavespike.metrics.evaluation import Evaluation, Settings, evaluate
 from wavespike.metrics.systems import Made, ModelSystem, System, open_system
@@ -117,6 +117,87 @@ def test_finished_work_is_found_again_by_content(data: list[Path], tmp_path: Pat
     system.name = "other weights"
     run("mel_l1")
     assert system.made == ["moved", "b", "c"]
+
+
+def test_a_system_that_sounds_as_before_costs_no_new_scores(data: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New code or another name make the sound anew; scores belong to the sound."""
+    judged: list[str] = []
+    run_group = panel._run_group
+    monkeypatch.setattr(panel, "_run_group", lambda group, item, seed: judged.append(item.name) or run_group(group, item, seed))  # type: ignore[func-returns-value]
+
+    def run(name: str) -> tuple[Counting, Evaluation]:
+        system = Counting(name)
+        judged.clear()
+        return system, evaluate({"s": system}, data, Settings(metrics=["mel_l1"], cache=tmp_path / "cache"))
+
+    system, first = run("version 1")
+    assert (len(system.made), len(judged)) == (3, 3)
+    system, second = run("version 2")
+    assert (len(system.made), judged) == (3, [])
+    assert scores(first) == scores(second)
+    assert second.as_dict()["models"]["s"]["bitrate_bps"] == first.as_dict()["models"]["s"]["bitrate_bps"] > 0
+    system, _ = run("version 2")
+    assert (system.made, judged) == ([], [])
+
+
+def test_systems_are_timed_in_turns_and_all_anew_when_one_changed_or_when_asked(data: list[Path], tmp_path: Path) -> None:
+    turns: list[str] = []
+
+    class Timed(Counting):
+        computes = True
+
+        def make(self, audio: Samples, rate_hz: int, path: Path) -> Made:
+            turns.append(self.name)
+            return super().make(audio, rate_hz, path)
+
+    def run(*names: str, **settings: Any) -> tuple[int, Evaluation]:
+        turns.clear()
+        found = evaluate({n: Timed(n) for n in names}, data[:1], Settings(metrics=["mel_l1"], cache=tmp_path / "cache", **settings))
+        return len(turns), found
+
+    calls, found = run("a", "b")
+    assert turns[:8] == ["a", "b"] * 4
+    assert turns[:16].count("a") == 8  # on one thread and on all
+    facts = found.as_dict()["models"]["a"]
+    assert 0 < facts["real_time_factor_1_thread"] < 1
+    assert facts["load_when_timed"] is None or facts["load_when_timed"] >= 0
+    assert calls == 18  # and once a file for the scores
+    assert run("a", "b")[0] == 0
+    assert run("a", "b", time_again=True)[0] == 16
+    assert run("a", "c")[0] == 17
+
+
+def test_a_twin_is_what_the_card_says_and_its_energy_the_measure(data: list[Path], tmp_path: Path) -> None:
+    folder = save(tiny(), tmp_path / "spiking-tiny", card="---\nlicense: apache-2.0\ntwin: griffin-lim-24k\n---\n# x\n")
+    found = evaluate({name: open_system(name) for name in (str(folder), "griffin-lim-24k")}, data[:1], Settings(metrics=["mel_l1"]))
+    assert found.energy_over_twin(str(folder)) is None  # nothing was counted
+    for result, energy in zip(found.results.values(), (1.5, 6.0), strict=True):
+        result.energy = {"millijoules_per_second": energy}
+    models = found.as_dict()["models"]
+    own, twin = models[str(folder)], models["griffin-lim-24k"]
+    assert (own["twin"], own["what"], own["energy_over_twin"]) == ("griffin-lim-24k", "dense vocoder", 0.25)
+    assert (twin["twin"], twin["what"], twin["energy_over_twin"]) == (None, "vocoder, no network", None)
+    del found.results["griffin-lim-24k"]
+    assert found.energy_over_twin(str(folder)) is None
+
+
+def test_bundled_systems_say_what_they_are_and_twins_are_bundled_too() -> None:
+    said = {name: open_system(name).facts() for name in presets() if load(name).kind in ("vocoder", "codec")}
+    assert {name: facts["what"] for name, facts in said.items()} == {"vocos-24k": "dense vocoder", "spiking-vocos-24k": "spiking vocoder", "griffin-lim-24k": "vocoder, no network",
+                                                                     "specgrad-24k": "diffusion vocoder", "codec-24k": "dense codec", "audiodec-24k": "dense codec"}
+    assert {name for name, facts in said.items() if facts["twin"]} == {name for name, facts in said.items() if facts["network"] == "spiking"}
+    assert all(facts["twin"] in said and said[facts["twin"]]["network"] == "dense" for facts in said.values() if facts["twin"])
+
+
+def test_the_others_are_compared_with_the_chosen_system(data: list[Path]) -> None:
+    systems: dict[str, System] = {"a": Counting("a"), "b": Counting("b", bad="b")}
+    for against, other in ((None, "b"), ("b", "a")):
+        facts = evaluate(systems, data, Settings(metrics=["mel_l1"], against=against)).as_dict()
+        assert facts["against"] == (against or "a")
+        assert facts["models"][facts["against"]]["differences"] == {}
+        assert facts["models"][other]["differences"]["mel_l1"] == {"mean": 0.0, "interval": [0.0, 0.0], "items": 2, "verdict": ""}
+    with pytest.raises(UsageError, match="of a, b, got 'c'"):
+        evaluate(systems, data, Settings(metrics=["mel_l1"], against="c"))
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(data: list[Path], tmp_path: Path) -> None:

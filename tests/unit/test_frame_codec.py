@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ import torch
 
 from wavespike.errors import BitstreamError, MissingDependencyError, UsageError
 from wavespike.models.fourier_codec import FourierCodec, FourierCodecConfig
+from wavespike.models.frame_codec import FrameCodec
+from wavespike.models.source_filter_codec import SourceFilterCodec, SourceFilterCodecConfig
 from wavespike.nn.convnext import ConvNeXtConfig
 from wavespike.nn.rvq import RVQConfig
 from wavespike.nn.spiking import SpikingConvNeXtConfig
@@ -36,16 +40,27 @@ def tiny(transform: str = "mdct", frame_length: int = 40, embed: int = 1, spikin
     return model
 
 
-MODELS: dict[str, dict[str, Any]] = {
-    "mdct": {}, "stft, overlap of half a hop": {"transform": "stft", "frame_length": 30, "embed": 7, "compression": 0.3}, "no shortcut, beam": {"shortcut": False, "beam": 3},
-    "spiking decoder": {"spiking": True},
+def voice(beam: int = 1, pitch_level: int = 1) -> SourceFilterCodec:
+    torch.manual_seed(0)
+    model = SourceFilterCodec(SourceFilterCodecConfig(
+        hop_length=20, frame_length=40, subframes=2, ahead=10, analysis_length=80, bands=6, low_bins=5, pitch_dim=8, pitch_layers=1, pitch_level=pitch_level,
+        encoder=ConvNeXtConfig(input_channels=11, embed_kernel_size=1, **SIZE), quantizer=RVQConfig(dim=6, num_codebooks=3, codebook_size=16, beam=beam),
+        decoder=ConvNeXtConfig(input_channels=9, **SIZE))).eval()
+    torch.nn.init.normal_(model.decoder.lost)
+    torch.nn.init.normal_(model.encoder.pitch.out.weight)
+    return model
+
+
+MODELS: dict[str, Callable[[], FrameCodec[Any]]] = {
+    "mdct": tiny, "stft, overlap of half a hop": partial(tiny, transform="stft", frame_length=30, embed=7, compression=0.3), "no shortcut, beam": partial(tiny, shortcut=False, beam=3),
+    "spiking decoder": partial(tiny, spiking=True), "source-filter": voice, "source-filter, beam, pitch last": partial(voice, beam=3, pitch_level=2),
 }
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("options", MODELS.values(), ids=list(MODELS))
-def test_frame_by_frame_is_the_offline_pass(options: dict[str, Any], engine: str) -> None:
-    model = tiny(**options)
+@pytest.mark.parametrize("make", MODELS.values(), ids=list(MODELS))
+def test_frame_by_frame_is_the_offline_pass(make: Callable[[], FrameCodec[Any]], engine: str) -> None:
+    model = make()
     audio = 0.3 * torch.randn(2, 1, 333)
     with torch.no_grad():
         codes, offline = model.encode(audio), model(audio)

@@ -13,7 +13,7 @@ import torch
 from wavespike.errors import AudioError, UsageError
 from wavespike.metrics import panel, pitch, quality, speed
 from wavespike.metrics.common import ScoreError, pair
-from wavespike.metrics.intervals import bootstrap_interval, paired_interval
+from wavespike.metrics.intervals import FEWEST, bootstrap_interval, paired_interval
 from wavespike.metrics.panel import METRICS, Metric, Pair, Panel, Report, Row, register
 
 RATE = 16000
@@ -157,6 +157,36 @@ def test_bootstrap_intervals_hold_the_mean_shrink_with_the_items_and_follow_the_
     assert paired_interval(values, shifted) == (pytest.approx(0.1), pytest.approx(0.1))
 
 
+def test_differences_are_paired_by_item_and_told_from_none_only_where_the_interval_leaves_out_zero() -> None:
+    rng = np.random.default_rng(3)
+    hard = rng.normal(3.0, 1.0, 20)  # items differ far more than systems do
+
+    def report(shift: float, noise: float, without: tuple[int, ...] = ()) -> Report:
+        return Report([Row(f"{i}", {} if i in without else {"stoi": v + shift + noise * e, "lsd": v + shift + noise * e}, {}) for i, (v, e) in enumerate(zip(hard, rng.normal(size=20), strict=True))], {})
+
+    first, higher, same = report(0.0, 0.0), report(0.1, 0.02), report(0.0, 0.02)
+    found = higher.differences(first)
+    assert found["stoi"].verdict == "better"
+    assert found["lsd"].verdict == "worse"  # for LSD less is better
+    assert found["stoi"].mean == pytest.approx(0.1, abs=0.02)
+    assert found["stoi"].interval == pytest.approx(paired_interval([r.scores["stoi"] for r in first.rows], [r.scores["stoi"] for r in higher.rows]))
+    a, b = first.intervals()["stoi"], higher.intervals()["stoi"]
+    assert a[1] > b[0]  # unpaired, the two cannot be told apart
+    assert {d.verdict for d in same.differences(first).values()} == {""}
+    assert {d.interval for d in first.differences(first).values()} == {(0.0, 0.0)}
+    assert {d.verdict for d in first.differences(first).values()} == {""}
+    back = first.differences(higher)["stoi"]
+    assert (back.mean, *back.interval) == pytest.approx((-found["stoi"].mean, -found["stoi"].interval[1], -found["stoi"].interval[0]))
+    assert report(0.1, 0.02, without=(0, 7)).differences(first)["stoi"].items == 18
+    backwards = Report(higher.rows[::-1], {}).differences(first)["stoi"]
+    assert backwards.mean == pytest.approx(found["stoi"].mean)  # by name, not by place
+    few = higher.differences(Report(first.rows[: FEWEST - 1], {}))["stoi"]
+    assert few.items == FEWEST - 1
+    assert few.verdict == ""
+    assert higher.differences(Report(first.rows[:FEWEST], {}))["stoi"].verdict == "better"
+    assert higher.differences(Report(first.rows[:1], {})) == {}
+
+
 def test_mel_distance_is_zero_for_itself_and_the_log_of_a_gain() -> None:
     x = 0.1 * np.random.default_rng(0).normal(size=24000).astype(np.float32)
     assert quality.mel_l1(x, x, 24000) == 0.0
@@ -281,6 +311,28 @@ def test_utmos_says_what_it_needs_and_takes_a_torchscript_file_or_a_repository(m
         monkeypatch.setenv("WAVESPIKE_UTMOS", str(place))
         row = Panel(["utmos"]).score(Pair("a", None, voice(rate=24000), 24000))
         assert row.scores == {"utmos": score}, row.failures
+
+
+def test_utmos_of_a_copy_of_its_repository_fetches_nothing_and_leaves_dnsmos_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The repository's package is called like the one of DNSMOS, asks for torchaudio, and would download its weights."""
+    (tmp_path / "repository" / "speechmos").mkdir(parents=True)
+    (tmp_path / "repository" / "hubconf.py").write_text("dependencies = ['torch', 'torchaudio']\nimport torch\nfrom speechmos.strong import Strong\n\n"
+        "def utmos22_strong(progress=True):\n    model = Strong()\n"
+        "    model.load_state_dict(torch.hub.load_state_dict_from_url(url='https://localhost/weights_v1.pt', map_location='cpu', progress=progress))\n    return model.eval()\n")
+    (tmp_path / "repository" / "speechmos" / "__init__.py").write_text("")
+    (tmp_path / "repository" / "speechmos" / "strong.py").write_text("import torch\nimport torchaudio\n\nclass Strong(torch.nn.Linear):\n    def __init__(self):\n        super().__init__(1, 1)\n"
+        "    def forward(self, audio, sr):\n        return self.bias + 0 * torchaudio.functional.resample(audio, orig_freq=sr, new_freq=16000).mean(1)\n")
+    monkeypatch.setenv("WAVESPIKE_UTMOS", str(tmp_path / "repository"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    needed = Panel(["utmos"]).missing["utmos"]
+    assert "put https://localhost/weights_v1.pt at" in needed
+    assert str(tmp_path / "hub" / "checkpoints" / "weights_v1.pt") in needed
+    torch.save({"weight": torch.zeros(1, 1), "bias": torch.full((1,), 4.25)}, tmp_path / "hub" / "checkpoints" / "weights_v1.pt")
+    panel = Panel(["utmos", "dnsmos_ovrl"])
+    for _ in range(2):
+        row = panel.score(Pair("a", None, voice(), RATE))
+        assert row.scores["utmos"] == pytest.approx(4.25), row.failures
+        assert "dnsmos_ovrl" in row.scores or "dnsmos_ovrl" in panel.missing, row.failures
 
 
 def test_every_metric_says_what_it_is() -> None:

@@ -216,6 +216,84 @@ def test_a_click_plays_switching_keeps_the_place_and_a_second_click_stops(opened
     until(opened, "audio.currentTime > 0.5")
 
 
+def difference_rows(tab: Any) -> dict[str, str]:
+    rows = (re.split(r"[\n\t]", row.inner_text()) for row in tab.locator("#difference tbody tr").all())
+    return {words[0].strip(): " ".join(words[1:]) for words in rows}
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    """Eight files: `worse` is noisier than `good` on each, `alike` on every other one."""
+    folder = tmp_path_factory.mktemp("paired")
+    t = np.arange(RATE) / RATE
+    for i in range(1, 9):
+        write(folder / f"{i}.wav", (0.2 * np.sin(2 * np.pi * 110 * i * t) + 0.002 * np.random.default_rng(i).normal(size=t.size)).astype(np.float32), RATE)
+
+    class Alike(Noisy):
+        def make(self, audio: Samples, rate_hz: int, path: Path) -> Made:
+            even = int(path.stem) % 2 == 0
+            return Noisy("x", self.level * (1.2 if even else 0.8)).make(audio, rate_hz, path)
+
+    systems: dict[str, System] = {"good": Noisy("good", 0.002), "worse": Noisy("worse", 0.004), "alike": Alike("alike", 0.002)}
+    return evaluate(systems, [folder / f"{i}.wav" for i in range(1, 9)], Settings(metrics=["lsd", "mel_l1"], against="alike"), data="eight")
+
+
+def test_differences_stand_on_the_page_each_pair_once(paired: Evaluation, found: Evaluation) -> None:
+    data = page_data(paired, files=0)
+    assert data["against"] == "alike"
+    assert {a: list(b) for a, b in data["differences"].items()} == {"good": ["worse", "alike"], "worse": ["alike"]}
+    expected = paired.differences("worse", "good")["lsd"]
+    assert data["differences"]["good"]["worse"]["lsd"] == pytest.approx([expected.mean, *expected.interval, 8], rel=1e-3)
+    assert paired.as_dict()["models"]["worse"]["differences"]["lsd"]["verdict"] == "worse"
+    assert page_data(found, files=0)["differences"]["good"]["bad & <b>worse"]["lsd"][3] == 2  # one of three files failed
+
+
+def test_the_reader_chooses_with_what_systems_are_compared(browser: Any, paired: Evaluation, tmp_path: Path) -> None:
+    tab = browser.new_page()
+    wrong: list[str] = []
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.goto(write_report(paired, tmp_path, files=1).as_uri())
+    tab.wait_for_selector("body[data-ready]", state="attached")
+    assert tab.locator("#against").input_value() == "alike"
+    rows = difference_rows(tab)
+    assert set(rows) == {"good", "worse"}
+    assert "▼ worse" in rows["worse"]
+    assert "▲" not in rows["good"] + rows["worse"]
+    tab.select_option("#against", "worse")
+    rows = difference_rows(tab)
+    assert set(rows) == {"good", "alike"}
+    assert rows["good"].count("▲ better") == 2
+    tab.select_option("#against", "good")
+    assert "▼ worse" in difference_rows(tab)["worse"]
+    assert "▲" not in difference_rows(tab)["alike"]
+    tab.select_option("#forest-metric", "mel_l1")
+    assert "mel L1" in tab.locator("#forest").inner_text()
+    assert tab.locator("#forest .dot").count() == 2
+    assert tab.locator("#forest .whisker.same").count() == 1
+    tab.locator("#difference thead button", has_text="LSD").click()
+    assert next(iter(difference_rows(tab))) == "alike"
+    assert tab.locator("#summary td.near").count() >= 1  # what cannot be told from the best
+    assert wrong == []
+    tab.close()
+
+
+def test_few_files_tell_nothing_and_the_page_says_so(opened: Any) -> None:
+    assert "nothing can be told from chance" in opened.locator("#differences-hint").inner_text()
+    assert opened.locator("#difference .mark").count() == 0
+
+
+def test_blind_listening_hides_names_and_scores_until_it_is_switched_off(opened: Any) -> None:
+    opened.locator("#blind").check()
+    tiles = opened.locator(".file").first.locator(".tile")
+    names = tiles.all_inner_texts()
+    assert sorted(name.strip()[0] for name in names) == ["A", "B", "C", "o"]
+    assert not any(system in " ".join(names) for system in ("good", "coder", "worse"))
+    tiles.nth(2).locator("button").click()
+    until(opened, "!audio.paused && audio.currentTime > 0")
+    opened.locator("#blind").uncheck()
+    assert "good" in " ".join(opened.locator(".file").first.locator(".tile").all_inner_texts())
+
+
 def test_the_page_works_by_keyboard(opened: Any) -> None:
     opened.locator(".tile button").first.focus()
     opened.keyboard.press("Enter")
@@ -233,10 +311,10 @@ def test_the_page_works_by_keyboard(opened: Any) -> None:
     opened.keyboard.press("Enter")
     assert opened.evaluate("document.activeElement.dataset.key") == "mel_l1"
     reached = set()
-    for _ in range(80):
+    for _ in range(110):
         opened.keyboard.press("Tab")
         reached.add(opened.evaluate("document.activeElement.id || document.activeElement.getAttribute('class')"))
-    assert {"pareto-metric", "dot", "order-metric", "pitch", "all-metric"} <= reached  # everything is reached without a mouse
+    assert {"against", "forest-metric", "blind", "pareto-metric", "dot", "order-metric", "pitch", "all-metric"} <= reached  # everything is reached without a mouse
 
 
 def test_a_heading_sorts_best_first_then_the_other_way(opened: Any) -> None:

@@ -25,7 +25,9 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--peak", type=float, default=None, help="scale every file to this peak first, 0..1 (default: as it is)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random: models, raters, intervals")
     parser.add_argument("--processes", type=int, default=None, help="processes that compute metrics (default: one a processor, or one for little work)")
+    parser.add_argument("--against", type=str, default=None, help="the system that the others are compared with, file by file (default: the first)")
     parser.add_argument("--costs", action="store_true", help="measure peak memory and count energy too (with --report always)")
+    parser.add_argument("--time-again", action="store_true", help="measure speed again, although the cache knows it; for figures from a machine that was busy")
     parser.add_argument("--cache", type=str, default=None, help="folder of finished work, found again by content (default: REPORT/cache with --report, else none)")
     parser.add_argument("--report", type=str, default=None, help="folder for index.html, one page with tables, pictures and players, and results.json")
     parser.add_argument("--report-files", type=int, default=10, help="files with players in the report, the worst first")
@@ -40,6 +42,8 @@ def run(args: Any) -> int:
 
     _check(args)
     names = list(dict.fromkeys(args.model or [DEFAULT_MODEL]))
+    if args.against is not None and args.against not in names:
+        raise UsageError(f"--against: expected one of the systems to judge ({', '.join(names)}), got {args.against!r}; name it with --model too")
     report = None if args.report is None else Path(args.report)
     if report is not None:
         try:
@@ -62,7 +66,8 @@ def run(args: Any) -> int:
         raise UsageError(f"{args.data}: expected at least one file, got none")
     cache = args.cache if args.cache is not None else (None if report is None else report / "cache")
     settings = Settings(metrics=args.metrics, seed=args.seed, peak=args.peak, processes=_processes(args.processes, len(files) * len(names)),
-                        cache=None if cache is None else Path(cache), costs=args.costs or report is not None, condition={k: v.tolist() for k, v in told.items()})
+                        cache=None if cache is None else Path(cache), costs=args.costs or report is not None, against=args.against, time_again=args.time_again,
+                        condition={k: v.tolist() for k, v in told.items()})
     with progress("evaluation", len(files) * (len(systems) + 1)) as advance:
         found = evaluate(systems, files, settings, data=args.data, advance=lambda: advance(1))
     facts = found.as_dict()
@@ -150,7 +155,8 @@ def _show(report: dict[str, Any]) -> None:
         if not any(key in column["means"] for column in columns):
             continue
         unit = f" ({metric.unit})" if metric.unit else ""
-        table.add_row(metric.label + unit, metric.better, *(_cell(column, key, 1 if metric.unit == "cents" else 3) for column in columns))
+        marks = ["", *(_MARKS[m["differences"].get(key, {}).get("verdict", "")] for m in report["models"].values())]
+        table.add_row(metric.label + unit, metric.better, *(_cell(column, key, 1 if metric.unit == "cents" else 3) + mark for column, mark in zip(columns, marks, strict=True)))
     models = report["models"].values()
     for label, better, key, text in _COSTS:
         values = [m["energy"]["millijoules_per_second"] if key == "energy" and m["energy"] else m[key] for m in models]
@@ -159,6 +165,8 @@ def _show(report: dict[str, Any]) -> None:
     console.print(table)
     if report["files"] > 1:
         console.print("means; the 95 % bootstrap intervals are in --json and in the report", soft_wrap=True)
+    if any(d["verdict"] for m in models for d in m["differences"].values()):
+        console.print(f"+ better, - worse than {escape(report['against'])} on the same files (the 95 % bootstrap interval of the mean difference leaves out zero)", soft_wrap=True)
     for key, hint in columns[-1]["missing"].items():
         console.print(f"{METRICS[key].label} was not computed: {escape(hint)}", soft_wrap=True)
     if "report" in report:
@@ -174,13 +182,15 @@ def _cell(column: dict[str, Any], key: str, digits: int) -> str:
     if key not in column["means"]:
         return ""
     left_out = len(column["failures"].get(key, {}))
-    return f"{column['means'][key]:.{digits}f}" + (f" (-{left_out})" if left_out else "")
+    return f"{column['means'][key]:.{digits}f}" + (f" ({left_out} left out)" if left_out else "")
 
 
 def _plural(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
+_MARKS = {"better": " +", "worse": " -", "": "  "}
+"""Verdict of a difference -> what stands behind the mean."""
 _COSTS = (("real-time factor", "lower", "real_time_factor", "{:.4f}"), ("real-time factor, 1 thread", "lower", "real_time_factor_1_thread", "{:.4f}"),
           ("times real time", "higher", "times_real_time", "{:.1f}"), ("peak memory (MiB)", "lower", "peak_memory_mb", "{:.0f}"),
           ("energy (mJ/s)", "lower", "energy", "{:.3f}"), ("bitrate (bit/s)", "lower", "bitrate_bps", "{:.0f}"), ("parameters", "", "parameters", "{:,}"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from wavespike.cli.cards import PRESETS, summary
 from wavespike.cli.common import DEFAULT_MODEL
+from wavespike.hub.cards import PRESETS, summary
 
 
 def add_arguments(parser: Any) -> None:

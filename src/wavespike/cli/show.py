@@ -13,8 +13,8 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(args: Any) -> int:
-    from wavespike.cli.cards import PRESETS, card
     from wavespike.config import to_dict
+    from wavespike.hub.cards import PRESETS, card
     from wavespike.hub.load import load
 
     model = load(args.name)

@@ -9,20 +9,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 RESAMPLES = 2000
+FEWEST = 6
+"""Items from which on a difference may be told from none: six of one sign come by chance in 3 % of cases, five in 6 %."""
+
+
+def bootstrap_intervals(values: NDArray[np.float64], seed: int = 0, resamples: int = RESAMPLES) -> NDArray[np.float64] | None:
+    """95 % intervals [2, m] of the means of the columns of `values` [n, m], all on the same resamples; None for fewer than two items."""
+    items = len(values)
+    if items < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    step = max(1, 2_000_000 // items)
+    means = []
+    for done in range(0, resamples, step):
+        count = min(step, resamples - done)
+        drawn = rng.integers(0, items, (count, items)) + items * np.arange(count)[:, None]
+        means.append(np.bincount(drawn.ravel(), minlength=count * items).reshape(count, items) @ values / items)
+    return np.percentile(np.concatenate(means), (2.5, 97.5), axis=0)
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float] | None:
     """95 % interval of the mean of `values`, the same for the same seed; None for fewer than two."""
-    x = np.asarray(values, np.float64)
-    if x.size < 2:
-        return None
-    rng = np.random.default_rng(seed)
-    step = max(1, 2_000_000 // x.size)
-    means = np.concatenate([x[rng.integers(0, x.size, (min(step, resamples - done), x.size))].mean(1) for done in range(0, resamples, step)])
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(low), float(high)
+    found = bootstrap_intervals(np.asarray(values, np.float64)[:, None], seed, resamples)
+    return None if found is None else (float(found[0, 0]), float(found[1, 0]))
 
 
 def paired_interval(first: Sequence[float], second: Sequence[float], seed: int = 0) -> tuple[float, float] | None:

@@ -36,3 +36,8 @@ def machine() -> dict[str, Any]:
     memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30) if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names else None
     return {"processor": name, "instructions": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count(), "memory_gib": memory,
             "system": platform.system(), "python": platform.python_version()}
+
+
+def load_average() -> float | None:
+    """Processes that ran or waited in the last minute; None where the system does not tell."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

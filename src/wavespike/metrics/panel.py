@@ -21,7 +21,7 @@ import numpy as np
 from wavespike.errors import UsageError, WavespikeError, nearest
 from wavespike.metrics import pitch, quality, utmos
 from wavespike.metrics.common import ScoreError, as_samples, finite, pair
-from wavespike.metrics.intervals import bootstrap_interval
+from wavespike.metrics.intervals import FEWEST, bootstrap_interval, bootstrap_intervals
 from wavespike.signal.resample import resample
 
 ENTRY_POINTS = "wavespike.metrics"
@@ -142,6 +142,19 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far one system's score lies from another's over the `items` that both have: the mean of the differences and its bootstrap 95 % interval.
+
+    `verdict` is `better` or `worse` where the interval leaves out zero, and empty where it does not or where there are too few items to say.
+    """
+
+    mean: float
+    interval: tuple[float, float]
+    items: int
+    verdict: Literal["better", "worse", ""]
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """Rows in the order of the items; `missing` = metric -> pip line, for metrics whose package is not installed."""
 
@@ -161,6 +174,25 @@ class Report:
             if interval is not None:
                 out[name] = interval
         return out
+
+    def differences(self, reference: Report, seed: int = 0) -> dict[str, Difference]:
+        """Metric -> this report less `reference`, paired item by item (by name); absent where fewer than two items have both scores."""
+        others = {row.name: row.scores for row in reference.rows}
+        pairs = [(row.scores, others[row.name]) for row in self.rows if row.name in others]
+        alike: dict[tuple[int, ...], list[str]] = {}  # metrics that the same items have are drawn together
+        for metric in self.means():
+            alike.setdefault(tuple(i for i, (a, b) in enumerate(pairs) if metric in a and metric in b), []).append(metric)
+        out: dict[str, Difference] = {}
+        for items, metrics in alike.items():
+            values = np.array([[pairs[i][0][m] - pairs[i][1][m] for m in metrics] for i in items], np.float64).reshape(len(items), len(metrics))
+            found = bootstrap_intervals(values, seed)
+            if found is None:
+                continue
+            for metric, mean, low, high in zip(metrics, values.mean(0), *found, strict=True):
+                told = len(items) >= FEWEST and (low > 0 or high < 0)
+                verdict: Literal["better", "worse", ""] = "" if not told else "better" if (low > 0) == (METRICS[metric].better == "higher") else "worse"
+                out[metric] = Difference(float(mean), (float(low), float(high)), len(items), verdict)
+        return {metric: out[metric] for metric in self.means() if metric in out}
 
     def counts(self) -> dict[str, int]:
         """Metric -> number of items in its mean."""

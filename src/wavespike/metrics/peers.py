@@ -112,6 +112,7 @@ class Encodec(System):
     """EnCodec of transformers, mono, at one of its bitrates."""
 
     kind = "codec"
+    network = "dense"
 
     def __init__(self, rest: str):
         source, _, kbps = rest.rpartition(":")
@@ -157,6 +158,8 @@ class Encodec(System):
 
 class PypiVocos(System):
     """Backbone and head of the package vocos; the mel is ours, which equals its features to 1e-5 (the package's own needs torchaudio)."""
+
+    network = "dense"
 
     def __init__(self, rest: str):
         from wavespike.hub.importers.files import read_pickle
@@ -210,6 +213,7 @@ class Files(System):
     """`FOLDER/NAME.*` for the original `.../NAME.*`; where several originals share a name, `FOLDER/PARENT/NAME.*` is looked for first."""
 
     kind = "recordings"
+    network = "unknown"
     computes = False
 
     def __init__(self, rest: str):

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 
 from wavespike.errors import UsageError
+from wavespike.hub.cards import twin_of
 from wavespike.models.base import Codec, Model, Vocoder
+from wavespike.nn.recording import spiking_layers
 from wavespike.signal.resample import Samples, resample
 
 
@@ -35,9 +37,14 @@ class Made:
 
 
 class System(abc.ABC):
-    """Speech to speech. `kind` is vocoder, codec, or recordings; `waveform` whether the output follows the input's waveform sample by sample."""
+    """Speech to speech. `kind` is vocoder, codec, or recordings; `waveform` whether the output follows the input's waveform sample by sample.
+
+    `network` is dense, spiking, diffusion, or none (signal processing alone); `twin` names the dense model that a spiking one was made after.
+    """
 
     kind: str = "vocoder"
+    network: str = "none"
+    twin: str | None = None
     parameters: int | None = None
     sample_rate: int | None = None
     """Hertz; None where it follows the file."""
@@ -64,7 +71,12 @@ class System(abc.ABC):
 
     def facts(self) -> dict[str, Any]:
         """Plain data about the system itself."""
-        return {"kind": self.kind, "parameters": self.parameters, "sample_rate": self.sample_rate}
+        return {"kind": self.kind, "network": self.network, "what": self.what, "twin": self.twin, "parameters": self.parameters, "sample_rate": self.sample_rate}
+
+    @property
+    def what(self) -> str:
+        """Kind and network in words: `spiking vocoder`, `codec, no network`."""
+        return self.kind if self.kind == "recordings" else f"{self.kind}, no network" if self.network == "none" else f"{self.network} {self.kind}"
 
 
 class ModelSystem(System):
@@ -79,6 +91,8 @@ class ModelSystem(System):
         self.condition = {} if condition is None or isinstance(model, Codec) else condition
         self.num_codebooks = model.codebooks_for(bitrate) if isinstance(model, Codec) and bitrate is not None else None
         self.parameters, self.sample_rate = model.parameter_count(), model.sample_rate
+        self.network = "spiking" if spiking_layers(model) else "diffusion" if hasattr(model, "plan") else "dense" if self.parameters else "none"
+        self.twin = twin_of(name)
 
     def make(self, audio: Samples, rate_hz: int, path: Path) -> Made:
         model = self.model
@@ -94,7 +108,7 @@ class ModelSystem(System):
     def _identity(self) -> str:
         from wavespike.config import to_dict
 
-        digest = hashlib.sha256(f"{to_dict(self.model.config)} {self.condition} {self.num_codebooks} {code_version()}".encode())
+        digest = hashlib.sha256(f"{to_dict(self.model.config)} {self.condition} {self.num_codebooks} {code_version(*MODEL_CODE)}".encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {list(value.shape)} {value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
@@ -105,7 +119,7 @@ class ModelSystem(System):
 
     def energy(self, audio: Samples, rate_hz: int) -> dict[str, Any] | None:
         from wavespike.metrics.energy import TECHNOLOGIES, OperationCounter, energy
-        from wavespike.nn.recording import record_spikes, spiking_layers
+        from wavespike.nn.recording import record_spikes
 
         model = self.model
         source = torch.from_numpy(resample(audio, rate_hz, model.sample_rate))
@@ -161,16 +175,20 @@ def wsc_bytes(codec: Codec[Any], codes: torch.Tensor, name: str, samples: int) -
     return writer.bytes_written
 
 
+MODEL_CODE = ("signal", "spikes", "nn", "models", "hub", "metrics/systems.py", "runtime/bitstream.py")
+"""What the output of our models and the size of their streams depend on."""
+
+
 @functools.cache
-def code_version() -> str:
-    """Changes when this package's code does, so that no result outlives the code that made it."""
+def code_version(*places: str) -> str:
+    """Changes when the code in these rooms or files of the package does, or the version of torch, so that no result outlives the code that made it."""
     import wavespike
 
     digest = hashlib.sha256(f"{wavespike.__version__} torch {torch.__version__}".encode())
     root = Path(wavespike.__file__).parent
-    for room in ("signal", "spikes", "nn", "models", "hub"):
-        for file in sorted((root / room).rglob("*.py")):
-            digest.update(file.read_bytes())
+    for place in places:
+        for file in [root / place] if place.endswith(".py") else sorted((root / place).rglob("*.py")):
+            digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
     return digest.hexdigest()
 
 

@@ -3,7 +3,7 @@
 Equation: codes = RVQ(projector(encoder(waveform))); waveform = decoder(sum of codewords). Encoder and decoder are SoundStream's (Zeghidour et al., 2021):
 residual units of dilated convolutions between strided (transposed) ones. The decoder may be a HiFi-GAN (vocoders v0 to v3).
 Departures: streaming state is a value, so sessions of any number and chunk size run at once; streams start as the offline pass does (upstream's zeroed
-buffers are `start="zeros"`); a code leaves as soon as its last sample is in, hop - 1 samples earlier than upstream.
+buffers are `start="zeros"`); a code leaves as soon as its last sample is in, hop - 1 samples earlier than upstream; `look_ahead` lets codes hear more.
 """
 
 from __future__ import annotations
@@ -71,8 +71,12 @@ class AudioDecConfig(Config):
     activate: bool = False
     weight_norm: bool = False
     causal: bool = True
+    look_ahead: int = 0
+    """Samples that a code hears beyond the first of its hop; 0 as published, where a code says nothing of the other hop - 1 samples that it stands for."""
 
     def __post_init__(self) -> None:
+        if self.look_ahead < 0 or (self.look_ahead and not self.causal):
+            raise ConfigError(f"look_ahead: expected 0 or more, and 0 for a centred model (causal: false), got {self.look_ahead}")
         for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
             if not isinstance(part, HiFiGANConfig) and (len(part.ratios) != len(part.strides) or not part.strides):
                 raise ConfigError(f"{name}.strides: expected one for each of the {len(part.ratios)} ratios, got {len(part.strides)}")
@@ -335,15 +339,30 @@ class AudioDec(Codec[AudioDecConfig]):
 
     @property
     def delay(self) -> int:
-        """0 for causal models: output sample t needs input samples up to t only, and `push` of n samples returns n samples."""
+        """`look_ahead` for causal models: with 0, output sample t needs input samples up to t only, and `push` of n samples returns n samples."""
         projector = 0 if self.config.causal else self.hop
-        return self.encoder.look_ahead + projector + self.decoder.look_ahead
+        return self.config.look_ahead + self.encoder.look_ahead + projector + self.decoder.look_ahead
+
+    def delay_with(self, frame_samples: int) -> int:
+        """A code is ready with the frame of sample code * hop + look_ahead."""
+        if not self.config.causal:
+            return super().delay_with(frame_samples)
+        firsts = (code * self.hop for code in range(frame_samples // math.gcd(frame_samples, self.hop)))
+        return max(-(-(first + self.delay + 1) // frame_samples) * frame_samples - first for first in firsts)
+
+    @property
+    def advance(self) -> tuple[int, int]:
+        """How codes hear ahead: zeros put before the signal, and the codes at its start that are dropped."""
+        zeros = -self.config.look_ahead % self.hop
+        return zeros, (zeros + self.config.look_ahead) // self.hop
 
     def latents(self, audio: Tensor) -> Tensor:
-        """Audio [B, C, T] -> latents before quantising [B, D, ceil(T / hop)]; the end is filled with zeros to a whole hop."""
-        audio = F.pad(audio, (0, -audio.shape[-1] % self.hop))
+        """Audio [B, C, T] -> latents before quantising [B, D, ceil(T / hop)]; the end is filled with zeros, to a whole hop and for the look-ahead."""
+        zeros, dropped = self.advance
+        frames = dropped - (-audio.shape[-1] // self.hop)
+        audio = F.pad(audio, (zeros, frames * self.hop - zeros - audio.shape[-1]))
         latents: Tensor = self.projector(self.encoder(audio))
-        return latents
+        return latents[..., dropped:]
 
     def synthesise(self, latents: Tensor, missing: Tensor | None = None) -> Tensor:
         audio: Tensor = self.decoder(latents)
@@ -371,7 +390,7 @@ class AudioDec(Codec[AudioDecConfig]):
 
 
 class AudioDecStream(CodecStream):
-    """A session of `AudioDec.stream`: `push` of n samples returns n samples."""
+    """A session of `AudioDec.stream`: `push` of n samples returns n samples, or those that are final where the model looks ahead."""
 
     max_frames = 256
     """Frames that go through the network at once: bounds the memory for huge chunks."""
@@ -383,6 +402,8 @@ class AudioDecStream(CodecStream):
             raise UsageError("expected a causal model for streaming, got a centred one; build it with causal: true")
         if batch_size < 1:
             raise UsageError(f"batch_size: expected at least 1, got {batch_size}")
+        if start != "offline" and model.config.look_ahead:
+            raise UsageError(f"start: expected 'offline' for a model with look-ahead, got {start!r}; upstream's buffers know of none")
         if model.training and model.projector.norm is not None:
             raise UsageError("expected a model in evaluation mode for streaming with conv1d_bn, got one in training; call model.eval()")
         self._model, self._batch, self._levels = model, batch_size, num_codebooks
@@ -391,19 +412,30 @@ class AudioDecStream(CodecStream):
         self._encoder_state = (self._encoder.initial_state(batch_size), self._projector.initial_state(batch_size))
         self._decoder_state = self._decoder.initial_state(batch_size, zeros=start != "offline")
         codebook = model.quantizer.get_buffer("levels.0.codebook")
-        self._pending = codebook.new_zeros(batch_size, model.channels, 0)
+        self.delay = model.delay
+        zeros, self._to_drop = model.advance
+        self._pending = codebook.new_zeros(batch_size, model.channels, zeros)
         self._ready = codebook.new_zeros(batch_size, model.config.output_channels, 0)
         self._next = 0  # position of the first pending sample, modulo the hop
+        self._heard = self._coded = 0  # samples taken and codes given by `encode`
+        self._taken = self._given = 0  # samples through `push`
+        self._ended = False
         if start == "warm":
-            zeros = codebook.new_zeros(batch_size, model.channels, WARM_UP_SAMPLES // model.hop * model.hop)
-            self.decode(self.encode(zeros))
+            quiet = codebook.new_zeros(batch_size, model.channels, WARM_UP_SAMPLES // model.hop * model.hop)
+            self.decode(self.encode(quiet))
 
     @torch.inference_mode()
     def encode(self, chunk: Tensor) -> Tensor:
-        """Audio [B, C, t] -> codes [B, K, l]; after n samples in all, ceil(n / hop) codes have come."""
+        """Audio [B, C, t] -> codes [B, K, l]; after n samples in all, ceil((n - look_ahead) / hop) codes have come."""
         self._model.check_input(chunk, empty_ok=True)
         if chunk.shape[0] != self._batch:
             raise AudioError(f"expected chunks of {self._batch} streams as this session was opened for, got {chunk.shape[0]}")
+        if self._ended:
+            raise UsageError("expected no audio after the end, got a chunk; open a new stream")
+        self._heard += chunk.shape[-1]
+        return self._codes(chunk)
+
+    def _codes(self, chunk: Tensor) -> Tensor:
         pending = torch.cat([self._pending, chunk.to(self._pending)], -1)
         hop = self._model.hop
         codes = []
@@ -429,7 +461,11 @@ class AudioDecStream(CodecStream):
         h, encoder = self._encoder.step(audio, encoder)
         z, projector = self._projector.step(h, projector)
         self._encoder_state = (encoder, projector)
-        return self._model.quantizer.encode(z, self._levels)
+        dropped = min(self._to_drop, z.shape[-1])
+        self._to_drop -= dropped
+        codes = self._model.quantizer.encode(z[..., dropped:], self._levels)
+        self._coded += codes.shape[-1]
+        return codes
 
     @torch.inference_mode()
     def decode(self, codes: Tensor, missing: Tensor | None = None) -> Tensor:
@@ -448,19 +484,34 @@ class AudioDecStream(CodecStream):
 
     @torch.inference_mode()
     def push(self, chunk: Tensor) -> Tensor:
-        """Audio [B, C, t] -> the reconstruction of just these samples [B, C, t]."""
-        self._ready = torch.cat([self._ready, self.decode(self.encode(chunk))], -1)
-        now = chunk.shape[-1]
-        audio, self._ready = self._ready[..., :now], self._ready[..., now:].clone()
-        return audio
+        """Audio [B, C, t] -> the reconstruction that is final by now: without look-ahead, of just these samples."""
+        codes = self.encode(chunk)
+        self._taken += chunk.shape[-1]
+        return self._cut(codes)
 
+    def _cut(self, codes: Tensor) -> Tensor:
+        """No more out than in: what a code says of samples that have not come yet waits for them."""
+        ready = torch.cat([self._ready, self.decode(codes)], -1)
+        count = min(self._taken - self._given, ready.shape[-1])
+        self._given += count
+        self._ready = ready[..., count:].clone()
+        return ready[..., :count]
+
+    @torch.inference_mode()
     def flush(self) -> Tensor:
-        """Nothing is held back: [B, C, 0]."""
-        return self._ready[..., :0]
+        """The rest [B, C, t]: none without look-ahead."""
+        return self._cut(self.flush_codes())
 
+    @torch.inference_mode()
     def flush_codes(self) -> Tensor:
-        """Nothing is held back: [B, K, 0]."""
-        return self.encode(self._pending[..., :0])
+        """The codes that wait for samples which do not come: [B, K, 0] without look-ahead."""
+        zeros, dropped = self._model.advance
+        frames = -(-self._heard // self._model.hop)
+        if self._coded >= frames or self._ended:
+            self._ended = bool(dropped)
+            return self._codes(self._pending[..., :0])
+        self._ended = True
+        return self._codes(self._pending.new_zeros(self._batch, self._model.channels, (dropped + frames) * self._model.hop - zeros - self._heard))
 
     def flush_audio(self) -> Tensor:
         """Nothing is held back: [B, C, 0]."""

@@ -9,7 +9,6 @@ Departures: lost frames are a learned vector to the decoder, which is trained to
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar, Literal
 
 import torch
@@ -17,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wavespike.config import Config
-from wavespike.errors import AudioError, ConfigError, FeatureError, UsageError
-from wavespike.models.base import Codec, CodecStream
+from wavespike.errors import ConfigError
+from wavespike.models.frame_codec import FrameCodec, check_backbones
 from wavespike.nn.convnext import ConvNeXtBackbone, ConvNeXtConfig
 from wavespike.nn.rvq import ResidualVQ, RVQConfig
 from wavespike.nn.spiking import SpikingConvNeXtBackbone, SpikingConvNeXtConfig
-from wavespike.signal.lapped import BlockLappedFrames, BlockOverlapLapped, lapped_frames, lapped_window, overlap_lapped
+from wavespike.signal.lapped import lapped_window
 from wavespike.signal.mdct import imdct_frames, mdct_of_frames
 
 Transform = Literal["stft", "mdct"]
@@ -54,15 +53,8 @@ class FourierCodecConfig(Config):
             raise ConfigError(f"frame_length: expected two hops ({2 * self.hop_length}) for an MDCT, got {self.frame_length}")
         if not 0 < self.compression <= 1:
             raise ConfigError(f"compression: expected an exponent in 0..1, above 0, got {self.compression}")
-        if self.encoder.input_channels != self.input_features:
-            raise ConfigError(f"encoder.input_channels: expected {self.input_features} (the {self.transform} of {self.frame_length} samples), got {self.encoder.input_channels}")
-        if self.decoder.input_channels != self.quantizer.dim:
-            raise ConfigError(f"decoder.input_channels: expected {self.quantizer.dim} (quantizer.dim), got {self.decoder.input_channels}")
-        for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
-            if not part.causal:
-                raise ConfigError(f"{name}.causal: expected true, got false; this codec has no look-ahead beyond its frame")
-            if part.adanorm_num_embeddings is not None:
-                raise ConfigError(f"{name}.adanorm_num_embeddings: expected none, got {part.adanorm_num_embeddings}; the codec has no condition")
+        what = f"the {self.transform} of {self.frame_length} samples"
+        check_backbones(self.encoder, self.input_features, what, self.decoder, self.quantizer.dim, "quantizer.dim")
 
     @property
     def bins(self) -> int:
@@ -190,7 +182,7 @@ class FrameDecoder(nn.Module):
         return self.frames(hidden, latents), state
 
 
-class FourierCodec(Codec[FourierCodecConfig]):
+class FourierCodec(FrameCodec[FourierCodecConfig]):
     """A codec of any configuration: audio [B, 1, T] <-> codes [B, K, L], causal, `delay` = frame_length - 1 samples in all."""
 
     config_class: ClassVar[type[Config]] = FourierCodecConfig
@@ -202,160 +194,13 @@ class FourierCodec(Codec[FourierCodecConfig]):
         self.decoder = FrameDecoder(config)
 
     @property
-    def quantizer_module(self) -> ResidualVQ:
-        return self.quantizer
+    def analysis_length(self) -> int:
+        return self.config.frame_length
 
     @property
-    def analysis(self) -> tuple[nn.Module, ...]:
-        return (self.encoder,)
-
-    @property
-    def synthesis(self) -> nn.Module:
-        return self.decoder
-
-    @property
-    def sample_rate(self) -> int:
-        return self.config.sample_rate
-
-    @property
-    def hop(self) -> int:
-        return self.config.hop_length
-
-    @property
-    def channels(self) -> int:
-        return 1
-
-    @property
-    def delay(self) -> int:
-        """frame_length - 1: an output sample at the start of an overlap waits for the end of the frame that begins there."""
-        return self.config.frame_length - 1
+    def span(self) -> int:
+        return self.config.frame_length
 
     @property
     def edge(self) -> int:
         return self.config.frame_length - self.config.hop_length
-
-    def delay_with(self, frame_samples: int) -> int:
-        """A frame is complete with its hop: for whole hops, in step, nothing comes on top of frame_length."""
-        hop, period = self.hop, frame_samples // math.gcd(frame_samples, self.hop)
-        return max(-(-(code + 1) * hop // frame_samples) * frame_samples - (code * hop - self.edge) for code in range(period))
-
-    @property
-    def conceals(self) -> bool:
-        return True
-
-    def latents(self, audio: Tensor) -> Tensor:
-        c = self.config
-        latents: Tensor = self.encoder(lapped_frames(audio[:, 0], c.frame_length, c.hop_length))
-        return latents
-
-    def synthesise(self, latents: Tensor, missing: Tensor | None = None) -> Tensor:
-        return overlap_lapped(self.decoder(latents, missing), self.hop)[:, None]
-
-    def encode(self, audio: Tensor, num_codebooks: int | None = None) -> Tensor:
-        self.check_input(audio)
-        return self.quantizer.encode(self.latents(audio), num_codebooks)
-
-    def decode(self, codes: Tensor, missing: Tensor | None = None) -> Tensor:
-        self.check_codes(codes)
-        self.check_missing(codes, missing)
-        return self.synthesise(self.quantizer.decode(codes), missing)
-
-    def stream(self, batch_size: int = 1, num_codebooks: int | None = None) -> FourierCodecStream:
-        """A session whose concatenated output equals the offline output, `flush` included."""
-        return FourierCodecStream(self, batch_size, num_codebooks)
-
-
-class FourierCodecStream(CodecStream):
-    """A session of `FourierCodec.stream`. After n samples floor(n / hop) codes have come; the decoder holds back the overlap."""
-
-    max_frames = 256
-    """Frames that go through the network at once: bounds the memory for huge chunks."""
-
-    def __init__(self, model: FourierCodec, batch_size: int, num_codebooks: int | None):
-        if batch_size < 1:
-            raise UsageError(f"batch_size: expected at least 1, got {batch_size}")
-        c = model.config
-        self._model, self._batch, self._levels = model, batch_size, num_codebooks
-        self.delay = model.delay
-        self._encoder_state = model.encoder.initial_state(batch_size)
-        self._decoder_state = model.decoder.initial_state(batch_size)
-        self._analysis = BlockLappedFrames(c.frame_length, c.hop_length)
-        self._synthesis = BlockOverlapLapped(c.frame_length, c.hop_length)
-        self._like = model.quantizer.get_buffer("levels.0.codebook")
-        self._ended = self._silent = False
-        self._taken = self._given = 0  # samples through `push`
-
-    @torch.inference_mode()
-    def encode(self, chunk: Tensor) -> Tensor:
-        """Audio [B, 1, t] -> codes [B, K, l]."""
-        self._model.check_input(chunk, empty_ok=True)
-        if chunk.shape[0] != self._batch:
-            raise AudioError(f"expected chunks of {self._batch} streams as this session was opened for, got {chunk.shape[0]}")
-        return self._codes(chunk, False)
-
-    @torch.inference_mode()
-    def flush_codes(self) -> Tensor:
-        return self._codes(self._like.new_zeros(self._batch, 1, 0), True)
-
-    def _codes(self, chunk: Tensor, final: bool) -> Tensor:
-        if self._ended:
-            raise UsageError("expected no audio after the end, got a chunk; open a new stream")
-        self._ended = final
-        frames = self._analysis.push(chunk[:, 0].to(self._like), final)
-        parts = [frames[:, first : first + self.max_frames] for first in range(0, frames.shape[1], self.max_frames)]
-        if parts:
-            return torch.cat([self._encode_frames(part) for part in parts], -1)
-        levels = self._model.num_codebooks if self._levels is None else self._levels
-        return torch.zeros(self._batch, levels, 0, dtype=torch.int64, device=self._like.device)
-
-    def _encode_frames(self, frames: Tensor) -> Tensor:
-        """[B, l, frame_length] -> codes [B, K, l]."""
-        latents, self._encoder_state = self._model.encoder.step(frames, self._encoder_state)
-        return self._model.quantizer.encode(latents, self._levels)
-
-    def _decode_frames(self, codes: Tensor, missing: Tensor | None) -> Tensor:
-        """Codes [B, k, l] and lost frames [B, l] -> windowed frames [B, l, frame_length]."""
-        frames, self._decoder_state = self._model.decoder.step(self._model.quantizer.decode(codes), self._decoder_state, missing)
-        return frames
-
-    @torch.inference_mode()
-    def decode(self, codes: Tensor, missing: Tensor | None = None) -> Tensor:
-        """Codes [B, k, l] and which of the frames are lost [B, l] -> audio [B, 1, t]."""
-        self._model.check_codes(codes, empty_ok=True)
-        if codes.shape[0] != self._batch:
-            raise FeatureError(f"expected codes of {self._batch} streams as this session was opened for, got {codes.shape[0]}")
-        self._model.check_missing(codes, missing)
-        if self._silent:
-            raise UsageError("expected no codes after the end, got some; open a new stream")
-        audio = [self._like.new_zeros(self._batch, 0)]
-        for first in range(0, codes.shape[-1], self.max_frames):
-            part = slice(first, first + self.max_frames)
-            lost = None if missing is None else missing[:, part].to(self._like.device)
-            audio.append(self._synthesis.push(self._decode_frames(codes[..., part].to(self._like.device), lost)))
-        return torch.cat(audio, -1)[:, None]
-
-    @torch.inference_mode()
-    def flush_audio(self) -> Tensor:
-        if self._silent:
-            raise UsageError("expected one end, got a second; open a new stream")
-        self._silent = True
-        none = self._like.new_zeros(self._batch, 0, self._model.config.frame_length)
-        return self._synthesis.push(none, final=True)[:, None]
-
-    @torch.inference_mode()
-    def push(self, chunk: Tensor) -> Tensor:
-        """Audio [B, 1, t] -> the reconstruction that is final by now [B, 1, t']."""
-        codes = self.encode(chunk)
-        self._taken += chunk.shape[-1]
-        return self._cut(self.decode(codes))
-
-    @torch.inference_mode()
-    def flush(self) -> Tensor:
-        """The rest: in all as many samples come out as went in."""
-        return self._cut(torch.cat([self.decode(self.flush_codes()), self.flush_audio()], -1))
-
-    def _cut(self, audio: Tensor) -> Tensor:
-        """No more out than in: the zeros that filled the last hop are not given back."""
-        audio = audio[..., : self._taken - self._given]
-        self._given += audio.shape[-1]
-        return audio

@@ -19,6 +19,7 @@ MODEL_TYPES: dict[str, str] = {
     "specgrad": "wavespike.models.specgrad:SpecGrad",
     "audiodec": "wavespike.models.audiodec:AudioDec",
     "fourier-codec": "wavespike.models.fourier_codec:FourierCodec",
+    "source-filter-codec": "wavespike.models.source_filter_codec:SourceFilterCodec",
     "hifigan": "wavespike.models.hifigan:HiFiGAN",
     "sparch": "wavespike.models.sparch:SpArch",
 }

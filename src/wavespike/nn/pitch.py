@@ -17,26 +17,50 @@ from torch import Tensor, nn
 from wavespike.nn.convnext import ConvNeXtBackbone, ConvNeXtConfig, in_pieces
 
 
+class PitchClasses(nn.Linear):
+    """Hidden frames [..., dim] -> class logits [..., bins] and the voicing logit [..., 1], side by side."""
+
+    F_MIN_HZ, F_MAX_HZ, STEP_CENTS, REACH = 55.0, 550.0, 20.0, 4
+    BINS = math.ceil(1200 * math.log2(F_MAX_HZ / F_MIN_HZ) / STEP_CENTS) + 1
+
+    def __init__(self, dim: int):
+        super().__init__(dim, self.BINS + 1)
+
+    @classmethod
+    def class_of(cls, f0_hz: Tensor) -> Tensor:
+        """Fractional class of a frequency in hertz."""
+        return 1200 / cls.STEP_CENTS * torch.log2(f0_hz / cls.F_MIN_HZ)
+
+    @classmethod
+    def hertz(cls, logits: Tensor) -> Tensor:
+        """Pitch [...] of class logits [..., bins]."""
+        best = logits.argmax(-1, keepdim=True)
+        index = (best + torch.arange(-cls.REACH, cls.REACH + 1, device=logits.device)).clamp(0, cls.BINS - 1)
+        weight = torch.softmax(logits.gather(-1, index), -1)
+        return cls.F_MIN_HZ * torch.exp((weight * index).sum(-1) * (math.log(2) * cls.STEP_CENTS / 1200))
+
+
 class PitchEstimator(nn.Module):
     """Features [B, C, L] -> class logits [B, L, bins] and voicing logits [B, L], float64."""
 
-    F_MIN_HZ, F_MAX_HZ, STEP_CENTS, REACH = 55.0, 550.0, 20.0, 4
+    F_MIN_HZ, F_MAX_HZ = PitchClasses.F_MIN_HZ, PitchClasses.F_MAX_HZ
 
     def __init__(self, input_channels: int, dim: int = 96, num_layers: int = 4, causal: bool = False):
         super().__init__()
-        self.bins = math.ceil(1200 * math.log2(self.F_MAX_HZ / self.F_MIN_HZ) / self.STEP_CENTS) + 1
+        self.bins = PitchClasses.BINS
         self.backbone = ConvNeXtBackbone(
             ConvNeXtConfig(input_channels=input_channels, dim=dim, intermediate_dim=3 * dim, num_layers=num_layers, causal=causal)
         )
-        self.out = nn.Linear(dim, self.bins + 1)
+        self.out = PitchClasses(dim)
         self.double()
-
-    def class_of(self, f0_hz: Tensor) -> Tensor:
-        """Fractional class of a frequency in hertz."""
-        return 1200 / self.STEP_CENTS * torch.log2(f0_hz / self.F_MIN_HZ)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         out = in_pieces(lambda x: self.out(self.backbone(x)), features.to(self.out.weight.dtype), self.backbone.context_frames, self.bins + 1)
+        return out[..., :-1], out[..., -1]
+
+    def split(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The backbone's frames [B, L, dim] -> logits of the classes and of voicing."""
+        out = self.out(hidden)
         return out[..., :-1], out[..., -1]
 
     def decode(self, logits: Tensor, voicing_logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,12 +68,8 @@ class PitchEstimator(nn.Module):
 
         Unvoiced frames take the pitch of voiced neighbours (a Gaussian of three frames either side), so that onsets do not glide.
         """
-        best = logits.argmax(-1, keepdim=True)
-        index = (best + torch.arange(-self.REACH, self.REACH + 1, device=logits.device)).clamp(0, self.bins - 1)
-        weight = torch.softmax(logits.gather(-1, index), -1)
-        f0 = self.F_MIN_HZ * torch.exp2((weight * index).sum(-1) * self.STEP_CENTS / 1200)
         voiced = torch.sigmoid(voicing_logits)
-        return self.fill(f0, voiced), voiced
+        return self.fill(PitchClasses.hertz(logits), voiced), voiced
 
     @staticmethod
     def fill(f0_hz: Tensor, voiced: Tensor) -> Tensor:

@@ -214,11 +214,14 @@ class ResidualVQ(nn.Module):
         self.frozen = False
         """Stop the moving averages although the module is in training mode."""
 
-    def forward(self, x: Tensor) -> Quantized:
-        """Latents [B, D, L] -> `Quantized`; in training mode the codebooks learn from the batch. Gradients pass straight through."""
+    def forward(self, x: Tensor, active: Tensor | None = None) -> Quantized:
+        """Latents [B, D, L] -> `Quantized`; in training mode the codebooks learn from the batch. Gradients pass straight through.
+
+        `active` [B]: how many levels each item uses; None draws them.
+        """
         batch, _, frames = x.shape
         learn = self.training and not self.frozen
-        active = self._active_levels(batch, x.device)  # [B]
+        active = self.draw_levels(batch, x.device, self.config.num_codebooks) if active is None else active
         residual = x
         total = torch.zeros_like(x)
         codes, commitment = [], x.new_zeros(())
@@ -244,6 +247,11 @@ class ResidualVQ(nn.Module):
         histogram = code_histogram(stacked, self.config.codebook_size)
         return Quantized(total, stacked, commitment, perplexity(histogram), usage(histogram))
 
+    @property
+    def codebooks(self) -> Tensor:
+        """All codewords [K, N, D]."""
+        return torch.stack([level.get_buffer("codebook") for level in self.levels])
+
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
         """Start every level that waits for its k-means on latents [B, D, L], as many of them as can be had: one batch is often fewer than the codewords."""
@@ -253,13 +261,13 @@ class ResidualVQ(nn.Module):
             level.start(residual)
             residual = residual - F.embedding(level.index(residual), level.codebook)
 
-    def _active_levels(self, batch: int, device: torch.device) -> Tensor:
-        """How many levels each item uses [B]: all, or a random number for the items that codebook dropout picks."""
+    def draw_levels(self, batch: int, device: torch.device, levels: int) -> Tensor:
+        """How many of `levels` each item uses [B]: all, or a random number for the items that codebook dropout picks."""
         c = self.config
-        full = torch.full((batch,), c.num_codebooks, device=device)
+        full = torch.full((batch,), levels, device=device)
         if not self.training or c.codebook_dropout == 0:
             return full
-        fewer = torch.randint(1, c.num_codebooks + 1, (batch,), device=device)
+        fewer = torch.randint(1, levels + 1, (batch,), device=device)
         return torch.where(torch.rand(batch, device=device) < c.codebook_dropout, fewer, full)
 
     def encode(self, x: Tensor, num_codebooks: int | None = None) -> Tensor:
@@ -270,8 +278,7 @@ class ResidualVQ(nn.Module):
         batch, dim, frames = x.shape
         residual = x.transpose(1, 2).reshape(-1, dim)
         if self.config.beam > 1:
-            books = torch.stack([level.get_buffer("codebook") for level in list(self.levels)[:count]])
-            found = [beam_search(residual[at : at + 512], books, self.config.beam) for at in range(0, max(1, len(residual)), 512)]  # 512: bounds the memory
+            found = [beam_search(residual[at : at + 512], self.codebooks[:count], self.config.beam) for at in range(0, max(1, len(residual)), 512)]  # 512: bounds the memory
             return torch.cat(found).view(batch, frames, count).transpose(1, 2)
         codes = []
         for level in list(self.levels)[:count]:

@@ -244,9 +244,9 @@ class Pipeline:
 
 def _session(codec: Codec[Any], frame_samples: int) -> CodecStream:
     """The fastest session for frames of so many samples."""
-    from wavespike.models.fourier_codec import FourierCodec
+    from wavespike.models.frame_codec import FrameCodec
 
-    if isinstance(codec, FourierCodec) and frame_samples < 4 * codec.hop:
+    if isinstance(codec, FrameCodec) and frame_samples < 4 * codec.hop:
         from wavespike.runtime.frame_codec import frame_stream
 
         return frame_stream(codec, 1)

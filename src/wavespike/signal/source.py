@@ -6,6 +6,7 @@ Equation: phi(n) = 2 pi / sr * integral of f0, e(n) = sqrt(2/K) * sum_{k=1..K} c
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
@@ -27,10 +28,15 @@ def integrate_pitch(f0_hz: Tensor, hop_length: int, sample_rate: int, start_phas
     f0 = f0_hz.double()
     step = math.pi * hop_length / sample_rate * (f0[:, 1:] + f0[:, :-1])  # [B, L-1]
     start = f0.new_zeros(f0.shape[0]) if start_phase is None else start_phase.double()
+    return _accumulated(step, start, None if voiced is None else voiced < SILENT)
+
+
+def _accumulated(step: Tensor, start: Tensor, silent: Tensor | None) -> Tensor:
+    """Start [B] and steps [B, L-1] in radians -> phases [B, L] in [0, 2 pi), 0 in the frames [B, L] that are silent."""
     phase = torch.cat([start[:, None], start[:, None] + torch.cumsum(step, 1)], 1)
-    if voiced is not None:
-        anew = torch.where(voiced < SILENT, torch.arange(1, f0.shape[1] + 1, device=f0.device), 0).cummax(1).values  # 0: not yet
-        base = torch.cat([f0.new_zeros(f0.shape[0], 1), phase], 1).gather(1, anew)
+    if silent is not None:
+        anew = torch.where(silent, torch.arange(1, phase.shape[1] + 1, device=phase.device), 0).cummax(1).values  # 0: not yet
+        base = torch.cat([phase.new_zeros(phase.shape[0], 1), phase], 1).gather(1, anew)
         phase = phase - base
     return phase.remainder(2 * math.pi)
 
@@ -112,3 +118,53 @@ def counter_noise(start: Tensor, length: int, dtype: torch.dtype = torch.float32
 def _int32(bits: int) -> int:
     """32 bits read as a signed number."""
     return bits - 2**32 if bits >= 2**31 else bits
+
+
+@dataclasses.dataclass
+class PulseState:
+    """Where a pulse train that is made hop by hop stands: pitch class, pitch in hertz, voicing and phase at the last node, each [B]."""
+
+    index: Tensor
+    f0_hz: Tensor
+    voiced: Tensor
+    phase: Tensor
+
+    @classmethod
+    def silent(cls, batch_size: int, device: torch.device | str = "cpu", phase: Tensor | None = None) -> PulseState:
+        """Before the first hop; `phase` [B] radians is where the train begins."""
+        zero = torch.zeros(batch_size, dtype=torch.float64, device=device)
+        none = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        return cls(none, zero + 150.0, none > 0, zero if phase is None else phase)
+
+    def hold(self, index: Tensor, missing: Tensor | None) -> Tensor:
+        """Pitch classes [B, l], those of missing frames replaced by the last that was heard."""
+        if index.shape[1] == 0:
+            return index
+        if missing is not None:
+            known = torch.cat([self.index[:, None], index], 1)
+            place = torch.where(missing, 0, torch.arange(1, known.shape[1], device=index.device)).cummax(1).values
+            index = known.gather(1, place)
+        self.index = index[:, -1]
+        return index
+
+
+def pulse_segments(f0_hz: Tensor, voiced: Tensor, state: PulseState, hop_length: int, sample_rate: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The next hops of a unit-variance pulse train whose nodes, pitch [B, l] float64 and voicing [B, l] bool, lie at their ends -> [B, l * hop].
+
+    Between two voiced nodes the pitch is linear; beside an unvoiced one it is that of the voiced, and the train fades. The phase starts anew where
+    neither is voiced, so that no error lives longer than a voiced stretch. `state` goes on.
+    """
+    if f0_hz.shape[1] == 0:
+        return f0_hz.new_zeros(f0_hz.shape[0], 0, dtype=dtype)
+    before_v = torch.cat([state.voiced[:, None], voiced[:, :-1]], 1)
+    before_f = torch.cat([state.f0_hz[:, None], f0_hz[:, :-1]], 1)
+    first = torch.where(before_v, before_f, torch.where(voiced, f0_hz, 150.0))
+    last = torch.where(voiced, f0_hz, torch.where(before_v, before_f, 150.0))
+    silent = torch.cat([torch.zeros_like(voiced[:, :1]), ~(voiced | before_v)], 1)
+    phase = _accumulated(math.pi * hop_length / sample_rate * (first + last), state.phase, silent)  # [B, l + 1]
+    state.f0_hz, state.voiced, state.phase = f0_hz[:, -1], voiced[:, -1], phase[:, -1]
+    here, rise = first.to(dtype), (last - first).to(dtype)
+    train = torch.cat([_pulses(f0, change, start, hop_length, sample_rate) for f0, change, start in frame_blocks(here, rise, phase[:, :-1].to(dtype))], 1)
+    share = torch.arange(hop_length, dtype=dtype, device=f0_hz.device) / hop_length
+    gain = before_v.to(dtype)[..., None] * (1 - share) + voiced.to(dtype)[..., None] * share  # [B, l, hop]
+    return train * gain.flatten(1)

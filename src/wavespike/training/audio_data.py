@@ -245,14 +245,20 @@ class AudioCrops(Dataset[dict[str, Tensor]]):
                     self.report(f"skipped {error}")
         raise TrainingError(f"recipe.data.train: expected usable audio, got {self.ATTEMPTS} damaged files in a row; see the reasons above")
 
+    def _gain(self, peak: float, level: float) -> float:
+        low, high = self.config.peak_db
+        return float(10 ** ((low + level * (high - low)) / 20) / max(peak, 1e-5))
+
+    def _start(self, length: int, span: int, place: float) -> int:
+        """First sample of a crop of `span`, at `place` 0..1 of where it may begin."""
+        step = self.hop_length if self.pitch else 1
+        return int(place * (max(0, length - span) // step + 1)) * step
+
     def _crop(self, file: AudioFile, audio: Samples, place: float, level: float, speed: float = 1.0) -> dict[str, Tensor]:
         c = self.config
-        peak = float(np.abs(audio).max())
-        gain = 10 ** ((c.peak_db[0] + level * (c.peak_db[1] - c.peak_db[0])) / 20) / max(peak, 1e-5)
+        gain = self._gain(float(np.abs(audio).max()), level)
         span = math.ceil(c.crop_samples * speed)  # samples that are played in a crop
-        room = max(0, len(audio) - span)
-        step = self.hop_length if self.pitch else 1
-        start = int(place * (room // step + 1)) * step
+        start = self._start(len(audio), span, place)
         crop = tiled(np.asarray(audio[start : start + span]), span)[:span]
         if speed != 1.0:
             crop = tiled(soxr.resample(crop, self.sample_rate * speed, self.sample_rate), c.crop_samples)[: c.crop_samples]
@@ -293,7 +299,7 @@ class AudioData(Data):
         self.config = config.data
         self._found: dict[str, list[AudioFile]] = {}
         self.sample_rate = self.model.sample_rate
-        self.hop_length = int(getattr(self.model, "hop_length", 256))
+        self.hop_length = int(getattr(self.model, "hop_length", getattr(self.model, "hop", 256)))
         from wavespike.training.registry import task_class
 
         self.pitch = bool(task_class(config.task.type_name).needs_pitch(config))

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from wavespike.errors import CheckpointError, ConfigError
-from wavespike.models.audiodec import AudioDec
+from wavespike.models.audiodec import AudioDec, ResidualUnit
 from wavespike.models.base import Codec, Model
 from wavespike.models.hifigan import HiFiGANGenerator, read_statistics
+from wavespike.models.source_filter_codec import SourceFilterCodec, SourceFilterCodecConfig
 from wavespike.nn.rvq import Quantized
 from wavespike.training.adversarial_losses import AdversarialLoss, discriminator_loss, feature_matching_loss, generator_loss, mel_loss, same_length
 from wavespike.training.codec_discriminators import MultiScaleConfig, MultiSpectralConfig, make_codec_discriminator
@@ -40,7 +41,8 @@ from wavespike.training.codec_losses import (
 from wavespike.training.config import OptimizerConfig, TaskConfig, TrainConfig
 from wavespike.training.discriminators import MultiPeriodConfig, MultiResolutionConfig, make_discriminator
 from wavespike.training.judge import VALIDATED, Judge
-from wavespike.training.losses import MultiScaleMelLoss, waveform_phase_loss
+from wavespike.training.klt import check_startable, klt_start
+from wavespike.training.losses import MultiScaleMelLoss, pitch_losses, waveform_phase_loss
 from wavespike.training.task import Batch, Figures, Task
 
 
@@ -53,7 +55,12 @@ class CodecTaskConfig(TaskConfig):
     adversarial_from   step from which the discriminators play
     period, scale, spectral, resolution   discriminators; without any, training is by the metric losses alone
     analyzer           a run folder or checkpoint whose encoder, projector and quantiser are taken over
+    start              "klt": weights from the principal components of speech, `start_items` training crops (AudioDec with a linear path; training.klt)
+    path_share         share of the learning rate for all that is no residual unit of an AudioDec: what klt set is sensitive, and nearly right
+    noise_shaping      with klt: the exponent w of the latents' scales, energy^-w; quantising noise follows the spectrum to the power 2 w
+    pitch_weight, voicing_weight   of a codec that transmits its pitch: cross entropies of its classes; while it trains it is told the true pitch
     quantize_from      step from which latents are quantised; before it they go to the decoder as they are
+    kmeans_steps       steps before `quantize_from` whose latents start the codebooks
     lost_share         share of the items that lose frames, for a codec that conceals; each draws its rate of 0..`lost_rate` and a mean length of 1..`lost_burst` frames
     statistics         `.npy` of code statistics for a HiFi-GAN decoder; None: computed from `statistics_items` training crops at the start
     """
@@ -80,7 +87,14 @@ class CodecTaskConfig(TaskConfig):
     phase_weight: float = 0.0
     complex_weight: float = 0.0
     loudness_weight: float = 0.0
+    start: Literal["random", "klt"] = "random"
+    start_items: int = 400
+    path_share: float = 1.0
+    noise_shaping: float = 0.25
+    pitch_weight: float = 0.5
+    voicing_weight: float = 1.0
     quantize_from: int = 0
+    kmeans_steps: int = 16
     lost_share: float = 0.0
     lost_rate: float = 0.3
     lost_burst: float = 6.0
@@ -92,8 +106,8 @@ class CodecTaskConfig(TaskConfig):
     def __post_init__(self) -> None:
         if self.trained != "all" and self.encoder_until is not None:
             raise ConfigError(f"recipe.task.encoder_until: expected none with trained: {self.trained}, got {self.encoder_until}; it is for trained: all")
-        if self.statistics_items < 1 or self.shape_window < 1:
-            raise ConfigError("recipe.task: expected statistics_items and shape_window of 1 or more, got less")
+        if min(self.statistics_items, self.start_items, self.kmeans_steps, self.shape_window) < 1:
+            raise ConfigError("recipe.task: expected statistics_items, start_items, kmeans_steps and shape_window of 1 or more, got less")
         if not (0 <= self.lost_share <= 1 and 0 <= self.lost_rate < 1 and self.lost_burst >= 1):
             raise ConfigError(f"recipe.task: expected lost_share in 0..1, lost_rate in 0..1, below 1, and lost_burst of 1 or more, got {self.lost_share}, "
                               f"{self.lost_rate} and {self.lost_burst}")
@@ -104,9 +118,6 @@ class CodecTask(Task):
 
     config_class: ClassVar[type[TaskConfig]] = CodecTaskConfig
     SHOWN = 3
-
-    STARTED_FROM = 16
-    """Steps whose latents start the codebooks when the quantiser comes in later."""
 
     model: Codec[Any]
 
@@ -123,6 +134,12 @@ class CodecTask(Task):
             if not isinstance(model, AudioDec):
                 raise ConfigError(f"recipe.task.analyzer: expected an audiodec model, got a {type(model).__name__}; use init")
             take_analyzer(model, self_config.analyzer)
+        if self_config.start == "klt":
+            if not isinstance(model, AudioDec):
+                raise ConfigError(f"recipe.task.start: expected an audiodec model for klt, got a {type(model).__name__}; leave start out")
+            if config.init is not None or self_config.analyzer is not None:
+                raise ConfigError("recipe.task.start: expected random with init or analyzer, got klt, which would write over their weights; give one of them")
+            check_startable(model)
         if self_config.statistics is not None:
             _vocoder_of(model).set_statistics(*read_statistics(self_config.statistics))
         super().__init__(model, config)
@@ -169,15 +186,33 @@ class CodecTask(Task):
         own = self.config.discriminator_optimizer
         return own if phase == "discriminator" and own is not None else self.train_config.optimizer
 
-    # before the first step: code statistics
+    def shares_of(self, phase: str, parameters: list[nn.Parameter]) -> dict[float, list[nn.Parameter]]:
+        share = self.config.path_share
+        if phase == "discriminator" or share == 1:
+            return super().shares_of(phase, parameters)
+        units = {id(p) for part in self.model.modules() if isinstance(part, ResidualUnit) for p in part.parameters()}
+        both = {1.0: [p for p in parameters if id(p) in units], share: [p for p in parameters if id(p) not in units]}
+        return {key: held for key, held in both.items() if held}
+
+    # before the first step: weights from the data, code statistics
 
     def on_train_start(self) -> None:
         c = self.config
+        if self.steps_done == 0 and c.start == "klt":
+            assert isinstance(self.model, AudioDec)
+            items = self.trainer.datamodule.train_items()  # type: ignore[attr-defined]
+            crops = torch.stack([items[i]["audio"] for i in range(c.start_items)])[:, None].to(self.device)
+            klt_start(self.model, crops, c.noise_shaping)
+            if c.quantize_from == 0:
+                with torch.no_grad():
+                    self.model.quantizer.start(torch.cat([self.model.latents(part) for part in torch.split(crops, 8)]))
+            if self.average is not None:
+                self.average.load_state_dict(self.model.state_dict())
         if self.steps_done or c.statistics is not None or not isinstance(self.model, AudioDec) or not isinstance(self.model.decoder, HiFiGANGenerator):
             return
         items = self.trainer.datamodule.train_items()  # type: ignore[attr-defined]
-        crops = (items[i]["audio"][None, None].to(self.device) for i in range(c.statistics_items))
-        mean, scale = code_statistics(self.model, crops)
+        heard = (items[i]["audio"][None, None].to(self.device) for i in range(c.statistics_items))
+        mean, scale = code_statistics(self.model, heard)
         self.model.decoder.set_statistics(mean, scale)
         if self.average is not None:
             _vocoder_of(self.average).set_statistics(mean, scale)
@@ -186,8 +221,26 @@ class CodecTask(Task):
 
     # the losses
 
-    def generate(self, batch: Batch, phase: str) -> tuple[Tensor, Tensor, Quantized | None]:
-        """Output and target [B, T] and what the quantiser said, None before its time."""
+    @classmethod
+    def needs_pitch(cls, config: TrainConfig) -> bool:
+        return isinstance(config.model, SourceFilterCodecConfig)
+
+    def latents(self, heard: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Latents of audio [B, T] and, of a codec with a pitch code, the losses of pitch and voicing; where there are labels their pitch takes the place of the code."""
+        model = self.model
+        if not isinstance(model, SourceFilterCodec) or "f0_hz" not in batch:
+            with self.mixed():
+                latents: Tensor = model.latents(heard[:, None])
+            return latents.float(), {}
+        with self.mixed():
+            latents, logits, voicing = model.analyse(heard[:, None])
+        f0, voiced = hop_labels(batch["f0_hz"], batch["voiced"], latents.shape[-1])
+        losses = dict(zip(("pitch", "voicing"), pitch_losses(logits.float(), voicing.float(), f0, voiced), strict=True))
+        index = model.encoder.scale.index(f0, voiced > 0.5)
+        return torch.cat([index[:, None].float(), latents[:, 1:].float()], 1), losses
+
+    def generate(self, batch: Batch, phase: str) -> tuple[Tensor, Tensor, Quantized | None, dict[str, Tensor]]:
+        """Output and target [B, T], what the quantiser said, None before its time, and the losses of the pitch."""
         audio, heard = batch["audio"], batch.get("noisy", batch["audio"])
         learns = phase == "model" and self.config.trained != "decoder"
         self.model.quantizer_module.frozen = not (learns and self.config.trained == "all")
@@ -196,20 +249,19 @@ class CodecTask(Task):
                 if isinstance(layer, nn.BatchNorm1d):
                     layer.train(self.training and learns)
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
-            with self.mixed():
-                latents = self.model.latents(heard[:, None])
-            values, quantized = latents.float(), None
+            values, more = self.latents(heard, batch)
+            quantized = None
             if self.steps_done >= self.config.quantize_from:
                 self._start_codebooks()
                 quantized = self.model.quantizer_module(values)
                 values = quantized.values
-            elif self.training and self.steps_done >= self.config.quantize_from - self.STARTED_FROM:
+            elif self.training and self.steps_done >= self.config.quantize_from - self.config.kmeans_steps:
                 self.recent.append(values.detach())
         with self.mixed():
             output: Tensor = self.model.synthesise(values, self.lost_frames(values) if self.config.lost_share else None)[:, 0]
         output, audio = same_length(output.float(), audio)
         settled = audio.shape[-1] - self.model.edge
-        return output[:, :settled], audio[:, :settled], quantized
+        return output[:, :settled], audio[:, :settled], quantized, more
 
     def _start_codebooks(self) -> None:
         """k-means of the latents of the steps before, level after level (without such steps each level starts on its first batch)."""
@@ -238,7 +290,7 @@ class CodecTask(Task):
         c = self.config
         if phase == "discriminator":
             with torch.no_grad():
-                fake, real, _ = self.generate(batch, phase)
+                fake, real, _, _ = self.generate(batch, phase)
             total, figures = real.new_zeros(()), Figures()
             for name, group in self.discriminators.items():
                 scores = group(real)[0]
@@ -246,8 +298,10 @@ class CodecTask(Task):
                 figures[f"discriminator/{name}"] = value.detach()
                 total = total + value
             return total, figures
-        fake, real, quantized = self.generate(batch, phase)
+        fake, real, quantized, more = self.generate(batch, phase)
         terms: dict[str, tuple[float, Tensor]] = {}
+        if more:
+            terms = {"pitch": (c.pitch_weight, more["pitch"]), "voicing": (c.voicing_weight, more["voicing"])}
         if quantized is not None:
             terms["commitment"] = c.commitment_weight, quantized.commitment
         if c.mel_weight:
@@ -299,6 +353,17 @@ class CodecTask(Task):
         if index < self.SHOWN:
             self.shown[f"{index}"] = (audio[0].float().cpu(), output[0].float().cpu())
         return self.judge(audio[0], output[0])
+
+
+def hop_labels(f0_hz: Tensor, voiced: Tensor, hops: int) -> tuple[Tensor, Tensor]:
+    """Labels [B, L + 1] at the samples 0, hop, 2 hop, ... -> pitch half a hop after the end of each of the L hops and voicing at either of its ends, [B, L].
+
+    The encoder learns to foretell a little: a pitch that lags the envelope by a hop and a half costs more than what foretelling gets wrong.
+    """
+    if f0_hz.shape[1] != hops + 1:
+        raise ConfigError(f"expected pitch labels for {hops} hops, got {f0_hz.shape[1] - 1}; make data.crop_samples a multiple of the codec's hop")
+    f0 = torch.cat([f0_hz, f0_hz[:, -1:]], 1)
+    return 0.5 * (f0[:, 1:-1] + f0[:, 2:]), torch.maximum(voiced[:, :-1], voiced[:, 1:])
 
 
 def _vocoder_of(model: Model[Any]) -> HiFiGANGenerator:

@@ -23,8 +23,8 @@ from wavespike.nn.pitch import PitchEstimator
 from wavespike.nn.priors import Prior
 from wavespike.training.alignment import aligned_pulses
 from wavespike.training.config import TaskConfig, TrainConfig
-from wavespike.training.losses import MultiScaleMelLoss
-from wavespike.training.reconstruction import frame_labels, pitch_losses
+from wavespike.training.losses import MultiScaleMelLoss, pitch_losses
+from wavespike.training.reconstruction import frame_labels
 from wavespike.training.task import Batch, Figures
 from wavespike.training.vocoder import VocoderTask, VocoderTaskConfig
 
@@ -90,7 +90,8 @@ class DiffusionTask(VocoderTask):
         rate, hop = self.model.sample_rate, self.model.hop_length
         if self.config.pitch_from is None:
             f0, voiced = frame_labels(batch["f0_hz"], batch["voiced"], features.shape[-1])
-            losses = dict(zip(("pitch", "voicing"), pitch_losses(source, features, f0, voiced), strict=True))  # type: ignore[arg-type]
+            logits, voicing = source.pitch(features)
+            losses = dict(zip(("pitch", "voicing"), pitch_losses(logits, voicing, f0, voiced), strict=True))
             if self.config.align_source:
                 pulses = aligned_pulses(audio, batch["f0_hz"], batch["voiced"], hop, rate)[:, :length]
         else:

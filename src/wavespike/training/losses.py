@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wavespike.nn.pitch import PitchClasses
 from wavespike.signal.mel import MelConfig, log_mel
 from wavespike.signal.stft import stft
 
@@ -55,3 +56,12 @@ def waveform_phase_loss(predicted: Tensor, target: Tensor, n_fft: int = 1024, ho
     """Sum of the three phase losses between two waveforms [B, T], weighted by the target's magnitude."""
     x, y = stft(target, n_fft, hop_length), stft(predicted, n_fft, hop_length)
     return torch.stack(phase_losses(y.angle(), x.angle(), magnitude_weight(x))).sum()
+
+
+def pitch_losses(logits: Tensor, voicing: Tensor, f0_hz: Tensor, voiced: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy of the pitch classes [B, L, bins] in voiced frames, against a Gaussian of 1.25 classes (25 cents), and binary cross entropy of the voicing [B, L]."""
+    place = PitchClasses.class_of(f0_hz.clamp(1.02 * PitchClasses.F_MIN_HZ, 0.99 * PitchClasses.F_MAX_HZ))[..., None]
+    target = torch.softmax(-0.5 * ((torch.arange(PitchClasses.BINS, device=logits.device) - place) / 1.25) ** 2, -1)
+    entropy = -(target * F.log_softmax(logits, -1)).sum(-1)
+    pitch = (entropy * voiced).sum() / voiced.sum().clamp_min(1)
+    return pitch, F.binary_cross_entropy_with_logits(voicing, voiced)

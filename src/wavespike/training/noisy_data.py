@@ -95,17 +95,17 @@ class NoisyCrops(AudioCrops):
         return item
 
     def _crop(self, file: AudioFile, audio: Samples, place: float, level: float, speed: float = 1.0) -> dict[str, Tensor]:
-        item = super()._crop(file, audio, place, level, speed)
         c = self.config
         assert isinstance(c, NoisyAudioDataConfig)
-        if c.noisy_train is not None:
-            noisy = read_mono(partner(file.path, Path(c.noisy_train)), self.sample_rate)
-            both = np.stack([audio[: min(len(audio), len(noisy))], noisy[: min(len(audio), len(noisy))]])
-            start = int(place * (max(0, both.shape[1] - c.crop_samples) + 1))
-            crops = [torch.from_numpy(tiled(part[start : start + c.crop_samples], c.crop_samples)[: c.crop_samples].copy()) for part in both]
-            gain = 10 ** ((c.peak_db[0] + level * (c.peak_db[1] - c.peak_db[0])) / 20) / max(float(np.abs(both).max()), 1e-5)
-            item = {"audio": crops[0] * gain, "noisy": crops[1] * gain}
-        return item
+        if c.noisy_train is None:
+            return super()._crop(file, audio, place, level, speed)
+        noisy = read_mono(partner(file.path, Path(c.noisy_train)), self.sample_rate)
+        both = np.stack([audio[: min(len(audio), len(noisy))], noisy[: min(len(audio), len(noisy))]])
+        item = super()._crop(file, both[0], place, level)
+        start = self._start(both.shape[1], c.crop_samples, place)
+        gain = self._gain(float(np.abs(both).max()), level)
+        clean, heard = (torch.from_numpy(tiled(part[start : start + c.crop_samples], c.crop_samples)[: c.crop_samples] * np.float32(gain)) for part in both)
+        return {**item, "audio": clean, "noisy": heard}
 
 
 class NoisyPieces(AudioPieces):
@@ -145,8 +145,8 @@ class NoisyAudioData(AudioData):
         return Noises(list_files((c.noise,) if isinstance(c.noise, str) else tuple(c.noise)), self.sample_rate)
 
     def train_items(self) -> Dataset[Any]:
-        files = self._scan("train", False, silent=True)
-        return NoisyCrops(files, self.config, self.sample_rate, self.hop_length, self.train_config.trainer.seed, False, self.report, noises=self._noises())
+        files = self._scan("train", self.pitch, silent=True)
+        return NoisyCrops(files, self.config, self.sample_rate, self.hop_length, self.train_config.trainer.seed, self.pitch, self.report, noises=self._noises())
 
     def valid_items(self) -> Dataset[Any] | None:
         c = self.config

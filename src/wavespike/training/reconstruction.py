@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wavespike.errors import ConfigError
@@ -22,7 +21,7 @@ from wavespike.training.adversarial_losses import AdversarialLoss, discriminator
 from wavespike.training.alignment import aligned_pulses
 from wavespike.training.config import OptimizerConfig, TaskConfig, TrainConfig
 from wavespike.training.discriminators import DiscriminatorGroup, MultiPeriodConfig, MultiResolutionConfig, make_discriminator
-from wavespike.training.losses import MultiScaleMelLoss, waveform_phase_loss
+from wavespike.training.losses import MultiScaleMelLoss, pitch_losses, waveform_phase_loss
 from wavespike.training.task import Batch, Figures
 from wavespike.training.vocoder import VocoderTask, VocoderTaskConfig
 
@@ -113,7 +112,8 @@ class ReconstructionTask(VocoderTask):
         size, losses = audio.shape[0], {}
         if "f0_hz" in batch:
             f0, voiced = frame_labels(batch["f0_hz"], batch["voiced"], features.shape[-1])
-            losses = dict(zip(("pitch", "voicing"), pitch_losses(head, features, f0, voiced), strict=True))
+            logits, voicing = head.pitch(features)
+            losses = dict(zip(("pitch", "voicing"), pitch_losses(logits, voicing, f0, voiced), strict=True))
         else:
             with torch.no_grad():
                 f0, voiced = head.pitch.decode(*head.pitch(features))
@@ -158,14 +158,3 @@ def frame_labels(f0_hz: Tensor, voiced: Tensor, frames: int) -> tuple[Tensor, Te
     if f0_hz.shape[1] == frames + 1:
         return 0.5 * (f0_hz[:, 1:] + f0_hz[:, :-1]), 0.5 * (voiced[:, 1:] + voiced[:, :-1])
     raise ConfigError(f"expected pitch labels for {frames} frames, got {f0_hz.shape[1]}; make data.crop_samples a multiple of the model's hop_length")
-
-
-def pitch_losses(head: SourceFilterHead, features: Tensor, f0_hz: Tensor, voiced: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy of the pitch classes in voiced frames, against a Gaussian of 1.25 classes (25 cents), and binary cross entropy of the voicing."""
-    logits, voicing = head.pitch(features)
-    highest = 0.99 * head.pitch.F_MAX_HZ
-    place = head.pitch.class_of(f0_hz.clamp(1.02 * head.pitch.F_MIN_HZ, highest))[..., None]
-    target = torch.softmax(-0.5 * ((torch.arange(head.pitch.bins, device=features.device) - place) / 1.25) ** 2, -1)
-    entropy = -(target * F.log_softmax(logits, -1)).sum(-1)
-    pitch = (entropy * voiced).sum() / voiced.sum().clamp_min(1)
-    return pitch, F.binary_cross_entropy_with_logits(voicing, voiced)

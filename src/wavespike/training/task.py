@@ -70,6 +70,10 @@ class Task(L.LightningModule, abc.ABC):
     def optimizer_of(self, phase: str) -> OptimizerConfig:
         return self.train_config.optimizer
 
+    def shares_of(self, phase: str, parameters: list[nn.Parameter]) -> dict[float, list[nn.Parameter]]:
+        """The parameters of a phase by the share of the learning rate that they follow."""
+        return {1.0: parameters}
+
     def all_phases(self) -> tuple[str, ...]:
         """Every phase that ever occurs, each once: the order of the optimisers."""
         return ("model",)
@@ -101,7 +105,8 @@ class Task(L.LightningModule, abc.ABC):
             self._held[phase] = list(self.parameters_of(phase))
             if not self._held[phase]:
                 raise ConfigError(f"recipe.task: expected parameters to train in phase {phase!r}, got none; is this a model that learns?")
-            out.append(makers[c.name](self._held[phase], lr=c.learning_rate, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay))
+            groups = [{"params": parameters, "share": share} for share, parameters in self.shares_of(phase, self._held[phase]).items()]
+            out.append(makers[c.name](groups, lr=c.learning_rate, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay))
         return out
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -115,7 +120,7 @@ class Task(L.LightningModule, abc.ABC):
             optimizer, parameters = by_phase[phase], self._held[phase]
             rate = self.optimizer_of(phase).rate_at(self.steps_done, t.steps)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("share", 1.0)
             optimizer.zero_grad()
             with only(self, parameters):
                 for part, piece in enumerate(micro_batches(batch, t.accumulate)):

@@ -27,6 +27,7 @@ import wavespike
 from wavespike.errors import WavespikeError
 from wavespike.metrics import pitch
 from wavespike.metrics.evaluation import RETRIED, Evaluation
+from wavespike.metrics.intervals import FEWEST
 from wavespike.metrics.panel import METRICS
 from wavespike.signal.files import replacing
 from wavespike.signal.mel import MelConfig, log_mel
@@ -34,6 +35,8 @@ from wavespike.signal.resample import Samples, resample
 
 AudioFormat = Literal["mp3", "opus", "flac"]
 PAGE = Path(__file__).parent / "page"
+ALL_PAIRS = 16
+"""Up to so many systems the reader chooses which one the others are compared with."""
 RANGE_DB, LEVELS, MEL_BANDS, WIDEST = 70.0, 24, 96, 900
 _CONTAINERS = {"mp3": ("MP3", "MPEG_LAYER_III", "audio/mpeg"), "opus": ("OGG", "OPUS", "audio/ogg"), "flac": ("FLAC", "PCM_16", "audio/flac")}
 _RATES = {"mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000), "opus": (8000, 12000, 16000, 24000, 48000)}
@@ -42,11 +45,12 @@ MAIN = ("pesq_wb", "visqol", "dnsmos_ovrl", "stoi", "mel_l1")
 """The first of these that was scored orders the files and stands in the Pareto pictures, until the reader chooses another."""
 
 COSTS: tuple[dict[str, str], ...] = (
-    {"key": "real_time_factor_1_thread", "label": "real-time factor, 1 thread", "unit": "s/s", "better": "lower", "against": "speed",
-     "title": "Seconds of computing a second of audio, waveform to waveform, on one thread: median of three calls on the first file"},
-    {"key": "real_time_factor", "label": "real-time factor, all threads", "unit": "s/s", "better": "lower", "against": "", "title": "The same on as many threads as the machine gives"},
+    {"key": "real_time_factor_1_thread", "label": "RTF, 1 thread", "unit": "s/s", "better": "lower", "against": "speed",
+     "title": "Real-time factor: seconds of computing a second of audio, waveform to waveform, on one thread; median of three calls on the start of the first file, the systems in turns"},
+    {"key": "real_time_factor", "label": "RTF, all threads", "unit": "s/s", "better": "lower", "against": "", "title": "Real-time factor on as many threads as the machine gives"},
     {"key": "energy", "label": "energy", "unit": "mJ/s", "better": "lower", "against": "energy",
      "title": "Counted operations of features to waveform (codecs: of the whole way) priced for 45 nm, millijoules a second of audio, memory left out"},
+    {"key": "energy_over_twin", "label": "energy / twin's", "unit": "", "better": "lower", "against": "", "title": "Energy of a spiking model over that of its dense twin, same input"},
     {"key": "bitrate_bps", "label": "bitrate", "unit": "bit/s", "better": "lower", "against": "bitrate", "title": "Bits of the whole coded files over the seconds of the audio"},
     {"key": "peak_memory_mb", "label": "peak memory", "unit": "MiB", "better": "lower", "against": "",
      "title": "Largest resident set of a process of its own, less that of Python with its packages, one thread"},
@@ -92,6 +96,7 @@ def page_data(found: Evaluation, *, files: int = 10, audio: AudioFormat = "mp3",
         "subtitle": f"{len(systems)} system{'s' * (len(systems) != 1)} on {count} file{'s' * (count != 1)} ({sum(found.seconds.values()):.0f} s) of {Path(found.data).name}",
         "metrics": [_metric(key) for key in _measured(found)], "costs": list(COSTS), "systems": systems, "original": {"means": found.original.means()},
         "files": [{"name": name, "label": labels[name], "seconds": round(found.seconds[name], 3), "scores": scores[name]} for name in names],
+        "against": found.against, "differences": _differences(found), "fewest": FEWEST,
         "players": players, "alerts": _alerts(found), "notes": _notes(found),
         "about": [
             ["command", shlex.join(command) if command else "made from Python"],
@@ -100,10 +105,20 @@ def page_data(found: Evaluation, *, files: int = 10, audio: AudioFormat = "mp3",
             ["settings", f"seed {found.settings.seed}, {'level as it is' if found.settings.peak is None else f'every file scaled to a peak of {found.settings.peak:g}'}, "
                          f"metrics {', '.join(METRICS[m].label for m in _measured(found))}"],
             ["machine", f"{machine['processor']} ({machine['instructions']}), {machine['cores']} cores, {machine['memory_gib']} GiB; {machine['system']}, Python {machine['python']}; "
-                        f"{found.threads} thread{'s' * (found.threads != 1)}"],
+                        f"{found.threads} thread{'s' * (found.threads != 1)}{_load(found)}"],
             ["versions", ", ".join(f"{k} {v}" for k, v in facts["versions"].items())],
         ],
     }
+
+
+def _differences(found: Evaluation) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """first -> second -> metric -> [mean, low, high, items] of second - first, each pair once; with many systems only against the chosen one."""
+    names = list(found.results)
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]] if len(names) <= ALL_PAIRS else [(found.against, b) for b in names if b != found.against]
+    out: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for first, second in pairs:
+        out.setdefault(first, {})[second] = {metric: [*(float(f"{x:.4g}") for x in (d.mean, *d.interval)), d.items] for metric, d in found.differences(second, first).items()}
+    return out
 
 
 def worst_first(found: Evaluation, metric: str | None) -> list[str]:
@@ -140,7 +155,8 @@ def _systems(found: Evaluation, facts: dict[str, Any]) -> list[dict[str, Any]]:
     for name, model in facts["models"].items():
         energy = model["energy"]
         failures = {key: {"count": len(items), "first": next(iter(items.values()))} for key, items in model["metrics"]["failures"].items()}
-        about = [model["kind"], "" if model["sample_rate"] is None else f"{model['sample_rate'] / 1000:g} kHz"]
+        twins = [other for other, m in facts["models"].items() if m["twin"] == name]
+        about = [model["what"], f"twin of {labels[model['twin']]}" if model["twin"] in labels else f"twin of {labels[twins[0]]}" if twins else "", "" if model["sample_rate"] is None else f"{model['sample_rate'] / 1000:g} kHz"]
         rates = [] if energy is None or not energy["rates"] else list(energy["rates"].values())
         if rates:
             about.append(f"spikes at {100 * sum(rates) / len(rates):.1f} %")
@@ -171,6 +187,11 @@ def _notes(found: Evaluation) -> list[list[str]]:
         rows += [[system, name, text] for name, texts in result.notes.items() for text in texts]
         rows += [[system, f"{METRICS[key].label}: {name}", reason] for key, items in result.report.failures().items() for name, reason in items.items()]
     return rows
+
+
+def _load(found: Evaluation) -> str:
+    load = next((result.load for result in found.results.values() if result.load is not None), None)
+    return "" if load is None else f"; load average {load:.1f} when speed was measured"
 
 
 def _short(names: list[str], names_are_paths: bool = True) -> dict[str, str]:

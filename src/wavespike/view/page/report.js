@@ -19,7 +19,8 @@ const METRIC = Object.fromEntries(D.metrics.map(m => [m.key, m]));
 const SYSTEM = Object.fromEntries(D.systems.map((s, i) => [s.name, { ...s, index: i }]));
 const number = (value, digits) => value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 const three = value => value === 0 ? "0" : Math.abs(value) >= 1000 ? number(value, 0) : String(Number(value.toPrecision(3)));
-const arrow = better => better === "higher" ? " ↑" : better === "lower" ? " ↓" : "";
+const shortened = (text, most) => text.length > most ? text.slice(0, most - 1) + "…" : text;
+const arrow = better => better === "higher" ? "\u00a0↑" : better === "lower" ? "\u00a0↓" : "";
 const worseFirst = (metric, a, b) => metric.better === "higher" ? a - b : b - a;
 
 // ---- summary ---------------------------------------------------------------------------------------------------------
@@ -82,8 +83,8 @@ function cell(c, s) {
   const log = best > 0 && worst > 0 && Math.max(best, worst) / Math.min(best, worst) > 20;
   const f = log ? Math.log : x => x;
   const goodness = !c.better || best === worst ? 0 : (f(value) - f(worst)) / (f(best) - f(worst));
-  const leader = D.systems.find(t => c.value(t) === best), around = leader && c.interval(leader);
-  const near = value !== best && around && value >= around[0] && value <= around[1];
+  const leader = D.systems.find(t => c.value(t) === best), apart = METRIC[c.key] && value !== best ? difference(s.name, METRIC[c.key], leader.name) : undefined;
+  const near = apart && apart.items >= D.fewest && !apart.verdict;
   const interval = c.interval(s);
   return el("td", { class: c.better && value === best && values.length > 1 ? "best" : near ? "near" : null,
     style: goodness > 0 ? `background-color: rgba(var(--good), ${(0.13 * goodness).toFixed(3)})` : null },
@@ -91,6 +92,64 @@ function cell(c, s) {
 }
 
 for (const text of D.alerts) $("alerts").append(el("p", { class: "warning" }, text));
+
+// ---- what differs ----------------------------------------------------------------------------------------------------
+// mean and bounds of a system's scores less those of another, over the files that both have; each pair is stored once
+function difference(system, metric, against = $("against").value) {
+  const ahead = D.differences[against]?.[system]?.[metric.key], behind = D.differences[system]?.[against]?.[metric.key];
+  const [mean, low, high, items] = ahead ?? (behind ? [-behind[0], -behind[2], -behind[1], behind[3]] : []);
+  if (mean === undefined) return undefined;
+  const told = items >= D.fewest && (low > 0 || high < 0);
+  return { mean, low, high, items, verdict: !told ? "" : low > 0 === (metric.better === "higher") ? "better" : "worse" };
+}
+// as many digits as the column has, and more where a difference would be drowned by them
+const enough = (d, metric) => Math.min(6, Math.max(metric.digits, ...[d.mean, d.low, d.high].filter(v => v !== 0).map(v => -Math.floor(Math.log10(Math.abs(v))))));
+const signed = (value, digits) => (value > 0 ? "+" : value < 0 ? "−" : "±") + number(Math.abs(value), digits);
+const MARK = { better: "▲ better", worse: "▼ worse", "": "" };
+const byDifference = { key: null, up: true };
+
+function differences() {
+  const against = $("against").value, others = D.systems.filter(s => s.name !== against), table = $("difference");
+  const metrics = D.metrics.filter(m => others.some(s => difference(s.name, m)));
+  $("differences").hidden = !metrics.length;
+  if (!metrics.length) return;
+  const columns = metrics.map(m => ({ key: m.key, label: m.label, unit: m.unit, better: m.better, title: `${m.label}, less that of ${SYSTEM[against].label}` }));
+  const rows = ordered(others, byDifference, s => difference(s.name, METRIC[byDifference.key])?.mean, s => s.label);
+  table.replaceChildren(header(table, columns, "system", byDifference, differences), el("tbody", {}, rows.map(s => el("tr", {},
+    el("th", { scope: "row", style: colour(SYSTEM[s.name].index), title: s.name }, el("span", { class: "swatch" }), s.label),
+    metrics.map(m => {
+      const d = difference(s.name, m);
+      return d === undefined ? el("td", { class: "none" }, "–") : el("td", { class: d.verdict || "same", title: `${d.items} files` },
+        el("b", {}, signed(d.mean, enough(d, m))), d.verdict ? el("span", { class: "mark" }, MARK[d.verdict]) : null,
+        el("small", {}, `${signed(d.low, enough(d, m))} to ${signed(d.high, enough(d, m))}`));
+    })))));
+  const files = D.files.length, most = Math.max(...metrics.flatMap(m => others.map(s => difference(s.name, m)?.items ?? 0)));
+  $("differences-hint").textContent = `Each system's score less that of ${SYSTEM[against].label} on the same files: mean and bootstrap 95 % interval of the mean difference. ` + (most < D.fewest
+    ? `With ${files} files nothing can be told from chance; it takes ${D.fewest}.` : "▲ better and ▼ worse stand where the interval leaves out zero; of twenty such cells one would by chance alone.");
+  forest(others, METRIC[$("forest-metric").value], against);
+}
+
+function forest(others, metric, against) {
+  const rows = others.map(s => ({ s, d: metric && difference(s.name, metric) })).filter(r => r.d);
+  if (!rows.length) { $("forest").replaceChildren(); return; }
+  rows.sort((a, b) => worseFirst(metric, b.d.mean, a.d.mean));
+  const W = Math.max(320, Math.min(1180, $("forest").clientWidth || 720)), narrow = W < 560, left = narrow ? 14 : 170, right = narrow ? 14 : 150, step = narrow ? 46 : 32, top = 8;
+  const H = top + step * rows.length + 44, low = Math.min(0, ...rows.map(r => r.d.low)), high = Math.max(0, ...rows.map(r => r.d.high)), pad = (high - low) * 0.05 || 1;
+  const X = v => left + (v - low + pad) / (high - low + 2 * pad) * (W - left - right);
+  const svg = el("svg:svg", { viewBox: `0 0 ${W} ${H}`, role: "group", "aria-label": `${metric.label}: differences from ${SYSTEM[against].label}` });
+  for (const v of ticks(low - pad, high + pad, false)) svg.append(el("svg:line", { class: v === 0 ? "zero" : "grid", x1: X(v), x2: X(v), y1: top, y2: H - 36 }),
+    el("svg:text", { x: X(v), y: H - 20, "text-anchor": "middle" }, v === 0 ? "0" : signed(v, Math.max(0, Math.min(3, 1 - Math.floor(Math.log10(high - low)))))));
+  svg.append(el("svg:text", { x: (left + W - right) / 2, y: H - 3, "text-anchor": "middle" }, `${metric.label}${metric.unit ? ` (${metric.unit})` : ""}, less ${SYSTEM[against].label}; ${metric.better === "higher" ? "right" : "left"} is better`));
+  rows.forEach(({ s, d }, i) => {
+    const y = top + step * (i + 0.5) + (narrow ? 8 : 0), style = colour(SYSTEM[s.name].index);
+    const says = `${s.label}: ${signed(d.mean, enough(d, metric))}, ${signed(d.low, enough(d, metric))} to ${signed(d.high, enough(d, metric))}${d.verdict ? ", " + d.verdict : ""}`;
+    svg.append(el("svg:line", { class: "whisker" + (d.verdict ? "" : " same"), style, x1: X(d.low), x2: X(d.high), y1: y, y2: y }),
+      el("svg:circle", { class: "dot" + (d.verdict ? "" : " same"), style, cx: X(d.mean), cy: y, r: 6, tabindex: 0, role: "img", "aria-label": says }, el("svg:title", {}, says)),
+      el("svg:text", narrow ? { class: "label", x: 2, y: y - 14 } : { class: "label", x: left - 12, y: y + 4, "text-anchor": "end" }, shortened(s.label, narrow ? 34 : 24)),
+      el("svg:text", { class: "verdict " + d.verdict, x: W - 2, y: narrow ? y - 14 : y + 4, "text-anchor": "end" }, `${signed(d.mean, enough(d, metric))}${d.verdict ? "  " + MARK[d.verdict] : ""}`));
+  });
+  $("forest").replaceChildren(el("figure", {}, svg));
+}
 
 // ---- trade-offs ------------------------------------------------------------------------------------------------------
 function ticks(low, high, log) {
@@ -102,7 +161,7 @@ function ticks(low, high, log) {
   }
   const raw = (high - low) / 5, base = 10 ** Math.floor(Math.log10(raw)), step = [1, 2, 5, 10].map(m => m * base).find(v => v >= raw);
   const out = [];
-  for (let v = Math.ceil(low / step) * step; v <= high + step * 1e-9; v += step) out.push(Number(v.toPrecision(10)));
+  for (let v = Math.ceil(low / step) * step; v <= high + step * 1e-9; v += step) out.push(Math.abs(v) < step * 1e-6 ? 0 : Number(v.toPrecision(10)));
   return out;
 }
 
@@ -117,7 +176,7 @@ function chart(cost, metric) {
   const log = Math.max(...xs) / Math.min(...xs) > 4;
   let x0 = Math.min(...xs), x1 = Math.max(...xs), y0 = Math.min(...ys), y1 = Math.max(...ys);
   if (log) { const k = (x1 / x0) ** 0.12; x0 /= k; x1 *= k; } else { const pad = (x1 - x0) * 0.15 || x1 * 0.3; x0 = Math.max(0, x0 - pad); x1 += pad; }
-  const pad = (y1 - y0) * 0.1 || Math.abs(y1) * 0.1 || 1; y0 -= pad; y1 += pad;
+  const pad = (y1 - y0) * 0.14 || Math.abs(y1) * 0.1 || 1; y0 -= pad; y1 += pad;
   const X = v => left + (log ? Math.log(v / x0) / Math.log(x1 / x0) : (v - x0) / (x1 - x0)) * (W - left - right);
   const Y = v => H - bottom - (v - y0) / (y1 - y0) * (H - top - bottom);
   const svg = el("svg:svg", { viewBox: `0 0 ${W} ${H}`, role: "group", "aria-label": `${metric.label} against ${cost.label}` });
@@ -136,7 +195,7 @@ function chart(cost, metric) {
   for (const p of points) if (p.low !== undefined) svg.append(el("svg:line", { class: "bar", style: colour(p.i), x1: X(p.x), x2: X(p.x), y1: Y(p.low), y2: Y(p.high) }));
   const taken = points.map(p => [X(p.x) - 8, Y(p.y) - 8, X(p.x) + 8, Y(p.y) + 8]);
   for (const p of points) {
-    const name = p.s.label.length > 26 ? p.s.label.slice(0, 25) + "…" : p.s.label, w = 6.9 * name.length, cx = X(p.x), cy = Y(p.y);
+    const name = shortened(p.s.label, 26), w = 6.9 * name.length, cx = X(p.x), cy = Y(p.y);
     const places = [[cx + 11, cy + 4, "start"], [cx - 11, cy + 4, "end"], [cx, cy - 13, "middle"], [cx, cy + 22, "middle"], [cx + 9, cy - 11, "start"], [cx - 9, cy - 11, "end"],
       [cx + 9, cy + 19, "start"], [cx - 9, cy + 19, "end"], [cx, cy - 28, "middle"], [cx, cy + 37, "middle"]];
     const box = ([x, y, a]) => { const l = a === "start" ? x : a === "end" ? x - w : x - w / 2; return [l, y - 11, l + w, y + 4]; };
@@ -198,6 +257,7 @@ function move() {
 for (const event of ["play", "pause", "ended"]) audio.addEventListener(event, () => { show(current?.tile); move(); });
 audio.addEventListener("seeked", move);
 $("loop").addEventListener("change", () => { audio.loop = $("loop").checked; });
+$("blind").addEventListener("change", () => { players(); $("live").textContent = $("blind").checked ? "names are hidden" : "names are shown"; });
 $("pitch").addEventListener("change", () => document.body.classList.toggle("nopitch", !$("pitch").checked));
 
 // pitch has an axis of its own: 60 to 500 Hz, logarithmic, over the height of the picture
@@ -213,32 +273,39 @@ function pitchLines(player, ...tracks) {
   return lines.length ? el("svg:svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" }, lines) : null;
 }
 
-function tile(file, player, name, source, index, metric) {
-  const system = SYSTEM[name], label = system ? system.label : "original";
-  const score = system && metric ? D.files[player.file].scores[name]?.[metric.key] : undefined;
-  const box = el("div", { class: "tile", style: system ? colour(system.index) : null, "data-file": file, "data-system": name });
-  if (!source.audio) { box.append(el("p", {}, `${label}: ${source.error}`)); return box; }
+function tile(file, player, name, source, index, metric, alias) {
+  const system = SYSTEM[name], label = alias ?? (system ? system.label : "original");
+  const score = system && metric && !alias ? D.files[player.file].scores[name]?.[metric.key] : undefined;
+  const box = el("div", { class: "tile", style: system && !alias ? colour(system.index) : null, "data-file": file, "data-system": name });
+  if (!source.audio) { box.append(el("p", {}, alias ? `${label}: nothing to play` : `${label}: ${source.error}`)); return box; }
   const says = `${label}, file ${player.label}`;
   box.append(
     el("button", { type: "button", "aria-pressed": "false", "aria-label": `Play ${says}`, onclick: () => toggle(box) },
       el("svg:svg", { class: "icon", viewBox: "0 0 24 24", "aria-hidden": "true" }, el("svg:path", { d: PLAY })),
-      el("span", { class: "name", title: system ? name : label }, label),
+      el("span", { class: "name", title: system && !alias ? name : label }, label),
       el("span", { class: "score", title: metric?.label }, score === undefined ? "" : number(score, metric.digits)), index <= 9 ? el("kbd", { "aria-hidden": "true" }, String(index)) : null),
     el("div", { class: "picture", onclick: event => { const r = event.currentTarget.getBoundingClientRect(); play(box, player.seconds * (event.clientX - r.left) / r.width); } },
       el("img", { src: source.image, alt: `Spectrogram: ${says}`, decoding: "async" }), pitchLines(player, [system ? player.original.pitch : null, "reference"], [source.pitch, "own"]), el("div", { class: "head" })));
   return box;
 }
 
+// blind: the systems of every file in an order of its own, named by letters, until the names are asked for
+function shuffled(list) {
+  const out = [...list];
+  for (let i = out.length - 1; i > 0; i--) { const j = Math.floor(Math.random() * (i + 1)); [out[i], out[j]] = [out[j], out[i]]; }
+  return out;
+}
+
 function players() {
   const metric = METRIC[$("order-metric").value], system = $("order-system").value;
   const score = p => metric ? D.files[p.file].scores[system]?.[metric.key] : undefined;
-  const rows = D.players.map((p, i) => ({ p, i, v: score(p) }));
+  const blind = $("blind").checked, rows = D.players.map((p, i) => ({ p, i, v: score(p) }));
   if (metric) rows.sort((a, b) => (a.v === undefined || b.v === undefined) ? (b.v === undefined) - (a.v === undefined) : worseFirst(metric, a.v, b.v));
   audio.pause();
   current = null;
   $("players").replaceChildren(...rows.map(({ p, i }) => el("article", { class: "file", id: `file-${p.file}` },
     el("div", {}, el("h3", {}, p.label), el("span", { class: "where" }, `${number(p.seconds, 2)} s, ${number(p.rate_hz, 0)} Hz`)),
-    el("div", { class: "tiles" }, tile(i, p, "", p.original, 0, metric), D.systems.map((s, n) => tile(i, p, s.name, p.systems[s.name], n + 1, metric))))));
+    el("div", { class: "tiles" }, tile(i, p, "", p.original, 0, metric), (blind ? shuffled(D.systems) : D.systems).map((s, n) => tile(i, p, s.name, p.systems[s.name], n + 1, metric, blind ? String.fromCharCode(65 + n % 26) : undefined))))));
 }
 
 document.addEventListener("keydown", event => {
@@ -313,6 +380,9 @@ const fill = (id, options, value, redraw) => {
 };
 const choices = measured.map(m => [m.key, m.label]);
 fill("columns", [["all", "all"], ["quality", "quality"], ["costs", "costs"]], "all", summary);
+const compared = D.systems.filter(s => D.systems.every(t => t === s || D.differences[s.name]?.[t.name] || D.differences[t.name]?.[s.name]));
+fill("against", compared.map(s => [s.name, s.label]), D.against, differences);
+fill("forest-metric", choices, D.main_metric, differences);
 fill("pareto-metric", choices, D.main_metric, pareto);
 fill("order-metric", choices, D.main_metric, players);
 fill("order-system", D.systems.map(s => [s.name, s.label]), D.systems[0]?.name, players);
@@ -321,6 +391,9 @@ document.title = $("title").textContent = D.title;
 $("subtitle").textContent = D.subtitle;
 $("files-hint").textContent = D.files_hint;
 summary();
+differences();
+let width = $("forest").clientWidth;
+addEventListener("resize", () => { if ($("forest").clientWidth !== width) { width = $("forest").clientWidth; differences(); } });
 pareto();
 players();
 all();

@@ -7,17 +7,17 @@ import struct
 from pathlib import Path
 from typing import Any
 
-PRESETS = Path(__file__).parent.parent / "hub" / "presets"
+PRESETS = Path(__file__).parent / "presets"
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """Name, kind, type, sampling rate, size and licence of a folder with a `config.json`."""
+    """Name, kind, type, sampling rate, size, licence and dense twin of a folder with a `config.json`."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     weights = folder / "model.safetensors"
     front, _ = card(folder)
     return {"name": folder.name, "kind": config["kind"], "type": config["model"]["type"], "sample_rate_hz": _find(config["model"], "sample_rate"),
             "values": stored_values(weights), "megabytes": round(weights.stat().st_size / 1e6, 1) if weights.exists() else 0.0,
-            "licence": front.get("license", front.get("licence", "")), "about": front.get("about", "")}
+            "licence": front.get("license", front.get("licence", "")), "about": front.get("about", ""), "twin": front.get("twin") or None}
 
 
 def card(folder: Path) -> tuple[dict[str, str], str]:
@@ -31,6 +31,12 @@ def card(folder: Path) -> tuple[dict[str, str], str]:
     head, body = text[4:].split("\n---\n", 1)
     pairs = (line.split(":", 1) for line in head.splitlines() if ":" in line and not line.startswith((" ", "-", "#")))
     return {key.strip(): value.strip().strip("\"'") for key, value in pairs}, body.lstrip("\n")
+
+
+def twin_of(source: str | Path) -> str | None:
+    """The name of the dense model that a preset or a folder was made after, as its card says under `twin:`; None where it says none."""
+    folder = PRESETS / str(source) if (PRESETS / str(source) / "config.json").is_file() else Path(source)
+    return card(folder)[0].get("twin") or None
 
 
 def stored_values(weights: Path) -> int:
