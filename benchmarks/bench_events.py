@@ -35,10 +35,9 @@ from wavespike.errors import WavespikeError
 from wavespike.metrics.energy import count
 from wavespike.models.spiking_vocos import SpikingVocos
 from wavespike.models.vocos import Vocos
-from wavespike.nn.heads import SourceFilterHead
 from wavespike.nn.recording import record_spikes
 from wavespike.nn.spiking import Neuron
-from wavespike.runtime import events
+from wavespike.runtime import compiled, events
 from wavespike.signal.files import read
 from wavespike.spikes.neurons import decay_of, neuron_scan
 
@@ -74,21 +73,11 @@ def snr_db(reference: Tensor, other: Tensor) -> float:
     return float(10 * torch.log10(reference.square().sum() / (reference - other).square().sum().clamp_min(1e-30)))
 
 
-def with_compiled_head(model: Vocos) -> Vocos:
-    """The dense twin with the head that the engine uses: what of the gain is not the spikes'."""
-    from wavespike.runtime.events.head import CompiledSourceFilterHead
-
-    new = copy.copy(model)
-    head = model.head
-    new._modules = {**model._modules, "head": CompiledSourceFilterHead.of(head) if isinstance(head, SourceFilterHead) else head}
-    return new
-
-
 def vocoder_work(model: SpikingVocos, twin: Vocos, features: Tensor, threads: int) -> tuple[dict[str, Work], dict[str, Work], dict[str, str]]:
     """Whole decoders, backbones alone, and why others are missing."""
     fast, fast8 = events.accelerate(model), events.accelerate(model, "int8")
     whole: dict[str, Any] = {f"spiking, {DENSE}": model, "spiking, by events": fast, "spiking, by events, int8 rows": fast8, "dense twin, PyTorch": twin,
-                             "dense twin, PyTorch, the engine's head": with_compiled_head(twin)}
+                             "dense twin, PyTorch, the engine's head": compiled.accelerate(twin)}
     skipped = {}
     for name, int8 in (("dense twin, ONNX Runtime", False), ("dense twin, ONNX Runtime, int8", True)):
         try:

@@ -67,11 +67,14 @@ def published() -> Vocos:
     return model
 
 
-def preset(name: str) -> Any:
+def preset(name: str, engine: str = "dense") -> Any:
     """A vocoder of the package, or Skip."""
     if name not in wavespike.presets():
         raise Skip("not among this checkout's presets")
-    return wavespike.load(name)
+    try:
+        return wavespike.load(name, engine=engine)
+    except MissingDependencyError as error:
+        raise Skip(str(error)) from error
 
 
 def eager(model: Any) -> Decode:
@@ -125,6 +128,7 @@ def contenders() -> list[Contender]:
         Contender("vocos-24k, eager", lambda n: eager(preset("vocos-24k"))),
         Contender("vocos-24k, torch.compile", lambda n: compiled(preset("vocos-24k")), "vocos-24k, eager"),
         Contender("vocos-24k, ONNX Runtime", lambda n: onnx(preset("vocos-24k"), n, "vocos-24k"), "vocos-24k, eager"),
+        Contender("vocos-24k, engine 'compiled'", lambda n: eager(preset("vocos-24k", "compiled")), "vocos-24k, eager"),
         Contender("griffin-lim-24k (32 iterations)", lambda n: eager(preset("griffin-lim-24k"))),
     ]
 

@@ -43,6 +43,16 @@ def test_every_engine_says_the_same(place: Path) -> None:
     assert not np.array_equal(soundfile.read("int8.wav")[0], fast)
 
 
+def test_the_default_vocoder_with_a_compiled_head(place: Path) -> None:
+    pytest.importorskip("numba", reason="numba is not installed (extra: events)")
+    for engine in ("dense", "compiled"):
+        done = inside("resynth", "speech.wav", f"{engine}.wav", "--engine", engine, "--sample-format", "float")
+        assert (done.returncode, done.stderr) == (0, "")
+    dense, fast = (soundfile.read(f"{name}.wav")[0] for name in ("dense", "compiled"))
+    assert np.abs(dense - fast).max() <= 1e-4 * np.abs(dense).max()
+    refused(inside("resynth", "speech.wav", "x.wav", "--model", "model", "--engine", "compiled"), 2, "source-filter head")
+
+
 def test_what_an_engine_cannot_do_is_refused(place: Path) -> None:
     refused(inside("resynth", "speech.wav", "x.wav", "--model", "griffin-lim-24k", "--engine", "events"), 2, "spiking layers")
     refused(inside("resynth", "speech.wav", "x.wav", "--model", "model", "--engine", "dense", "--int8"), 2, "8-bit")

@@ -53,6 +53,7 @@ MODELS = {
     "stft": tiny, "stft of two hops": functools.partial(tiny, frame_length=24), "mdct": functools.partial(tiny, transform="mdct", frame_length=24),
     "spiking decoder": functools.partial(tiny, decoder=SPIKING), "source-filter": voice,
     "source-filter, pitch first, one frame a hop": functools.partial(voice, pitch_level=0, subframes=1, ahead=0),
+    "source-filter, correlations": functools.partial(voice, analysis_length=800, correlations=(40, 16), low_bins=5),
     "source-filter, spiking decoder": functools.partial(voice, decoder=dataclasses.replace(SPIKING, input_channels=9)),
 }
 
@@ -192,7 +193,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize(("options", "message"), [
         ({"subframes": 5}, "subframes"), ({"frame_length": 10}, "frame_length"), ({"ahead": 19}, "ahead"), ({"analysis_length": 20}, "analysis_length"),
-        ({"low_bins": 25}, "low_bins"), ({"pitch_level": 3}, "pitch_level"), ({"bands": 7}, r"encoder.input_channels: expected 12 \(bands \+ low_bins\)"),
+        ({"correlations": (240,)}, "correlations"), ({"low_bins": 25}, "low_bins"), ({"pitch_level": 3}, "pitch_level"), ({"bands": 7}, r"encoder.input_channels: expected 12 \(bands \+ low_bins\)"),
         ({"decoder": DENSE}, "decoder.input_channels"),
     ])
     def test_a_source_filter_codec_that_does_not_fit_is_refused(self, options, message):

@@ -66,7 +66,8 @@ def test_rows_of_the_active_inputs_sum_to_the_product(steps: int, outputs: int) 
 
 
 def test_functions_keep_their_stated_errors() -> None:
-    from wavespike.runtime.events import head_kernels, kernels
+    from wavespike.runtime.compiled import head_kernels
+    from wavespike.runtime.events import kernels
 
     x = np.linspace(-16, 16, 200_001).astype(np.float32)
     out = np.empty_like(x)
@@ -175,7 +176,7 @@ def test_the_bundled_spiking_vocoder_by_events(preset: str) -> None:
 @pytest.mark.parametrize("padding", ["center", "same"])
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 def test_the_compiled_head_is_the_head(padding: Any, momentum: float) -> None:
-    from wavespike.runtime.events.head import CompiledSourceFilterHead
+    from wavespike.runtime.compiled.head import CompiledSourceFilterHead
 
     torch.manual_seed(0)
     config = SourceFilterHeadConfig(dim=8, n_fft=64, hop_length=16, padding=padding, pitch_dim=8, pitch_layers=1, momentum=momentum)
@@ -187,6 +188,23 @@ def test_the_compiled_head_is_the_head(padding: Any, momentum: float) -> None:
             assert error(fast(hidden, features), head(hidden, features)) < 1e-4
     hidden.requires_grad_()
     assert fast(hidden, features).requires_grad
+
+
+def test_the_engine_compiled_says_what_the_dense_vocoder_says_and_streams_it() -> None:
+    from wavespike.assets import SAMPLE
+    from wavespike.signal.files import read
+
+    samples, rate = read(SAMPLE, 24000)
+    speech = torch.from_numpy(samples[:1, :rate].copy())
+    dense, fast = wavespike.load("vocos-24k"), wavespike.load("vocos-24k", engine="compiled")
+    features = dense.features(speech.repeat(2, 1))
+    want = dense.decode(features)
+    assert error(fast.decode(features), want) < 1e-4
+    with fast.stream(batch_size=2) as session:
+        pieces = [session.push(piece) for piece in features.split(17, -1)] + [session.flush()]
+    assert error(torch.cat(pieces, -1), want) < 1e-4
+    with pytest.raises(UsageError, match="source-filter head"):
+        wavespike.load("griffin-lim-24k", engine="compiled")
 
 
 @pytest.mark.parametrize("kind", ["LIF", "adLIF", "RLIF", "RadLIF", "SE-adLIF"])

@@ -40,12 +40,12 @@ def tiny(transform: str = "mdct", frame_length: int = 40, embed: int = 1, spikin
     return model
 
 
-def voice(beam: int = 1, pitch_level: int = 1) -> SourceFilterCodec:
+def voice(beam: int = 1, pitch_level: int = 1, **options: Any) -> SourceFilterCodec:
     torch.manual_seed(0)
     model = SourceFilterCodec(SourceFilterCodecConfig(
-        hop_length=20, frame_length=40, subframes=2, ahead=10, analysis_length=80, bands=6, low_bins=5, pitch_dim=8, pitch_layers=1, pitch_level=pitch_level,
+        hop_length=20, frame_length=40, subframes=2, ahead=10, bands=6, low_bins=5, pitch_dim=8, pitch_layers=1, pitch_level=pitch_level,
         encoder=ConvNeXtConfig(input_channels=11, embed_kernel_size=1, **SIZE), quantizer=RVQConfig(dim=6, num_codebooks=3, codebook_size=16, beam=beam),
-        decoder=ConvNeXtConfig(input_channels=9, **SIZE))).eval()
+        decoder=ConvNeXtConfig(input_channels=9, **SIZE), **{"analysis_length": 80, **options})).eval()
     torch.nn.init.normal_(model.decoder.lost)
     torch.nn.init.normal_(model.encoder.pitch.out.weight)
     return model
@@ -54,6 +54,7 @@ def voice(beam: int = 1, pitch_level: int = 1) -> SourceFilterCodec:
 MODELS: dict[str, Callable[[], FrameCodec[Any]]] = {
     "mdct": tiny, "stft, overlap of half a hop": partial(tiny, transform="stft", frame_length=30, embed=7, compression=0.3), "no shortcut, beam": partial(tiny, shortcut=False, beam=3),
     "spiking decoder": partial(tiny, spiking=True), "source-filter": voice, "source-filter, beam, pitch last": partial(voice, beam=3, pitch_level=2),
+    "source-filter, correlations": partial(voice, analysis_length=800, correlations=(40, 16)),
 }
 
 

@@ -77,8 +77,8 @@ def by_steps(model: Any, told: dict[str, Any], advance: Callable[[float], None])
 
 
 def add_engine(parser: Any, int8: bool = True) -> None:
-    parser.add_argument("--engine", choices=["auto", "dense", "events", "onnx"], default="auto",
-                        help="what runs the network: PyTorch, its spikes one by one, or ONNX Runtime; auto: events for spiking models where Numba is installed")
+    parser.add_argument("--engine", choices=["auto", "dense", "compiled", "events", "onnx"], default="auto",
+                        help="what runs the network: PyTorch, PyTorch with a compiled head, its spikes one by one, or ONNX Runtime; auto: events for spiking models where Numba is installed")
     if int8:
         parser.add_argument("--int8", action="store_true", help="8-bit weights, for events and onnx: faster, a little less exact")
 

@@ -36,7 +36,7 @@ def load(
 ) -> Model[Any]:
     """A ready model in evaluation mode. `decoder` joins the encoder and quantiser of one codec with the decoder of another checkpoint.
 
-    `engine` says what runs it: `dense` (PyTorch, may be trained on), `events` (a spiking model by its spikes), `onnx`, or `auto` for the faster of what
+    `engine` says what runs it: `dense` (PyTorch, may be trained on), `compiled` (its head by Numba), `events` (a spiking model by its spikes), `onnx`, or `auto` for the faster of what
     is installed; `int8` asks events and onnx for 8-bit weights.
     Raises UsageError for an unknown name (naming the nearest preset), CheckpointError for a damaged, unsafe or wrong checkpoint.
     """

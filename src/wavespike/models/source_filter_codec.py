@@ -27,6 +27,7 @@ from wavespike.nn.pitch import PitchClasses, PitchEstimator
 from wavespike.nn.pitch_code import PitchedRVQ, PitchScale
 from wavespike.nn.rvq import RVQConfig
 from wavespike.nn.spiking import SpikingConvNeXtBackbone, SpikingConvNeXtConfig
+from wavespike.signal.correlation import PeriodCorrelation
 from wavespike.signal.mel import MelConfig, mel_filterbank
 from wavespike.signal.source import PulseState, counter_noise, pulse_segments
 from wavespike.signal.stft import add_frames, hann_window
@@ -41,6 +42,7 @@ class SourceFilterCodecConfig(Config):
     ahead             how far the last frame reaches past its hop: delay = frame_length - ahead - hop / subframes + hop - 1
     bands, low_bins   log-mel bands of the last `frame_length` samples, and the lowest bins of the whole window, whose finer grid shows the harmonics
     pitch_dim, pitch_layers   size of the network that hears the pitch
+    correlations      lengths of the newest stretches that it compares with those a period before; none: it hears what the encoder hears
     pitch_level       the place of the pitch among the codebooks; with fewer codebooks than that everything is whispered
     """
 
@@ -57,6 +59,7 @@ class SourceFilterCodecConfig(Config):
     pitch_level: int = 1
     pitch_dim: int = 64
     pitch_layers: int = 4
+    correlations: tuple[int, ...] = ()
     encoder: ConvNeXtConfig = ConvNeXtConfig(input_channels=180, dim=192, intermediate_dim=576, num_layers=4, causal=True, embed_kernel_size=1)
     quantizer: RVQConfig = RVQConfig()
     decoder: ConvNeXtConfig | SpikingConvNeXtConfig = ConvNeXtConfig(input_channels=67, dim=192, intermediate_dim=576, num_layers=6, causal=True)
@@ -72,6 +75,9 @@ class SourceFilterCodecConfig(Config):
             raise ConfigError(f"analysis_length: expected an even number, at least {max(self.frame_length, self.hop_length)}, got {self.analysis_length}")
         if not 1 <= self.low_bins <= self.analysis_length // 2:
             raise ConfigError(f"low_bins: expected 1..{self.analysis_length // 2}, got {self.low_bins}")
+        if self.correlations and (min(self.correlations) < self.correlation.factor or self.correlation.needs > self.analysis_length):
+            raise ConfigError(f"correlations: expected lengths that fit with the longest period into {self.analysis_length} (analysis_length), got {list(self.correlations)}, "
+                              f"which need {self.correlation.needs}")
         if not 0 <= self.pitch_level < self.quantizer.num_codebooks or self.quantizer.num_codebooks < 2:
             raise ConfigError(f"pitch_level: expected one of two or more codebooks ({self.quantizer.num_codebooks}), got {self.pitch_level}")
         check_backbones(self.encoder, self.bands + self.low_bins, "bands + low_bins", self.decoder, self.quantizer.dim + 3, "quantizer.dim + 3: pitch")
@@ -91,6 +97,11 @@ class SourceFilterCodecConfig(Config):
         return self.frame_length + self.hop_length - self.step
 
     @property
+    def correlation(self) -> PeriodCorrelation:
+        """What the pitch network hears beside the features."""
+        return PeriodCorrelation(self.sample_rate, self.correlations, PitchClasses.F_MIN_HZ, PitchClasses.F_MAX_HZ)
+
+    @property
     def mel(self) -> MelConfig:
         """The bands that the encoder hears; power, so that they add up."""
         return MelConfig(sample_rate=self.sample_rate, n_fft=self.frame_length, hop_length=self.hop_length, n_mels=self.bands, power=2.0)
@@ -108,7 +119,8 @@ class SpeechEncoder(nn.Module):
         self.config, self.scale = config, scale
         self.backbone = ConvNeXtBackbone(config.encoder)
         self.project = nn.Linear(config.encoder.dim, config.quantizer.dim)
-        self.pitch = PitchEstimator(config.encoder.input_channels, config.pitch_dim, config.pitch_layers, causal=True).float()  # only here may it err
+        heard = config.encoder.input_channels + config.correlation.features
+        self.pitch = PitchEstimator(heard, config.pitch_dim, config.pitch_layers, causal=True).float()  # only here may it err
         nn.init.trunc_normal_(self.project.weight, std=0.02)
         nn.init.zeros_(self.project.bias)
 
@@ -122,6 +134,10 @@ class SpeechEncoder(nn.Module):
         low = torch.view_as_real(whole[..., 1 : 1 + c.low_bins]).square().sum(-1)
         return (0.1 * torch.log(torch.cat([bands, low], -1) + QUIET)).transpose(1, 2)
 
+    def periods(self, frames: Tensor, features: Tensor) -> Tensor:
+        """What the pitch network hears [B, bands + low_bins + correlations, L]: the features, and the newest samples beside those a period before."""
+        return torch.cat([features, self.config.correlation(frames).transpose(1, 2)], 1) if self.config.correlations else features
+
     def latents(self, hidden: Tensor, logits: Tensor, voicing: Tensor) -> Tensor:
         """Hidden frames [B, L, dim], logits of the pitch [B, L, bins] and of voicing [B, L] -> latents [B, 1 + D, L]."""
         envelope = self.project(hidden).transpose(1, 2)
@@ -132,7 +148,7 @@ class SpeechEncoder(nn.Module):
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latents [B, 1 + D, L] and the logits of pitch and voicing."""
         features = self.features(frames)
-        logits, voicing = self.pitch(features)
+        logits, voicing = self.pitch(self.periods(frames, features))
         return self.latents(self.backbone(features), logits, voicing), logits, voicing
 
     def initial_state(self, batch_size: int) -> list[list[Tensor]]:
@@ -141,7 +157,7 @@ class SpeechEncoder(nn.Module):
     def step(self, frames: Tensor, state: list[list[Tensor]]) -> tuple[Tensor, list[list[Tensor]]]:
         features = self.features(frames)
         hidden, first = self.backbone.step(features, state[0])
-        heard, second = self.pitch.backbone.step(features, state[1])
+        heard, second = self.pitch.backbone.step(self.periods(frames, features), state[1])
         return self.latents(hidden, *self.pitch.split(heard)), [first, second]
 
 

@@ -1,8 +1,10 @@
-"""Which code runs a model: PyTorch (`dense`), the event-driven kernels (`events`), or ONNX Runtime (`onnx`). The model stays the same model.
+"""Which code runs a model: PyTorch (`dense`), PyTorch with a compiled head (`compiled`), the event-driven kernels (`events`), or ONNX Runtime (`onnx`). The model
+stays the same model.
 
     model = wavespike.load("spiking-vocos-24k", engine="auto")
 
-`auto` takes events for a model with spiking layers where Numba is installed, and dense otherwise.
+`auto` takes events for a model with spiking layers where Numba is installed, and dense otherwise: to load compiled code costs a third of a second, which half a
+minute of audio has to win back.
 """
 
 from __future__ import annotations
@@ -12,15 +14,15 @@ from typing import Any
 from wavespike.errors import UsageError, nearest
 from wavespike.models.base import Model
 
-ENGINES = ("auto", "dense", "events", "onnx")
+ENGINES = ("auto", "dense", "compiled", "events", "onnx")
 
 
 def check_engine(engine: str, int8: bool = False) -> None:
     """Raises UsageError for an unknown name, or 8-bit weights for an engine without them."""
     if engine not in ENGINES:
         raise UsageError(f"expected an engine of {', '.join(ENGINES)}, got {engine!r}{nearest(engine, ENGINES)}")
-    if int8 and engine == "dense":
-        raise UsageError("expected engine events or onnx for 8-bit weights, got dense; leave int8 out or choose another engine")
+    if int8 and engine in ("dense", "compiled"):
+        raise UsageError(f"expected engine events or onnx for 8-bit weights, got {engine}; leave int8 out or choose another engine")
 
 
 def chosen(model: Model[Any], engine: str) -> str:
@@ -43,6 +45,10 @@ def with_engine(model: Model[Any], engine: str = "auto", *, int8: bool = False) 
         from wavespike.runtime import events
 
         return events.accelerate(model, "int8" if int8 else "float32")
+    if name == "compiled":
+        from wavespike.runtime import compiled
+
+        return compiled.accelerate(model)
     if name == "onnx":
         from wavespike.models.vocos import Vocos
         from wavespike.runtime.onnx import accelerate

@@ -219,7 +219,8 @@ class VoiceEncoderStep(nn.Module):
         low_real, low_imaginary = (frame @ self.long).square().chunk(2, -1)
         x = 0.1 * torch.log(torch.cat([(real + imaginary) @ self.bank, low_real + low_imaginary], -1) + QUIET)
         hidden, inputs, past = self.backbone(x, inputs, past)
-        heard, pitch_inputs, pitch_past = self.pitch(x, pitch_inputs, pitch_past)
+        periods = torch.cat([x, c.correlation(frame)], -1) if c.correlations else x
+        heard, pitch_inputs, pitch_past = self.pitch(periods, pitch_inputs, pitch_past)
         classes = self.classes(heard)
         index = self.scale.index(PitchClasses.hertz(classes[:, :-1]), classes[:, -1] > 0)[:, None]
         if self.search is None:

@@ -58,7 +58,8 @@ class CodecTaskConfig(TaskConfig):
     start              "klt": weights from the principal components of speech, `start_items` training crops (AudioDec with a linear path; training.klt)
     path_share         share of the learning rate for all that is no residual unit of an AudioDec: what klt set is sensitive, and nearly right
     noise_shaping      with klt: the exponent w of the latents' scales, energy^-w; quantising noise follows the spectrum to the power 2 w
-    pitch_weight, voicing_weight   of a codec that transmits its pitch: cross entropies of its classes; while it trains it is told the true pitch
+    pitch_weight, voicing_weight   of a codec that transmits its pitch: cross entropies of its classes
+    own_pitch_from     step from which its decoder hears the pitch that its encoder found; before it the true one. None: always the true one
     quantize_from      step from which latents are quantised; before it they go to the decoder as they are
     kmeans_steps       steps before `quantize_from` whose latents start the codebooks
     lost_share         share of the items that lose frames, for a codec that conceals; each draws its rate of 0..`lost_rate` and a mean length of 1..`lost_burst` frames
@@ -93,6 +94,7 @@ class CodecTaskConfig(TaskConfig):
     noise_shaping: float = 0.25
     pitch_weight: float = 0.5
     voicing_weight: float = 1.0
+    own_pitch_from: int | None = None
     quantize_from: int = 0
     kmeans_steps: int = 16
     lost_share: float = 0.0
@@ -237,6 +239,8 @@ class CodecTask(Task):
         f0, voiced = hop_labels(batch["f0_hz"], batch["voiced"], latents.shape[-1])
         losses = dict(zip(("pitch", "voicing"), pitch_losses(logits.float(), voicing.float(), f0, voiced), strict=True))
         index = model.encoder.scale.index(f0, voiced > 0.5)
+        if (own := self.config.own_pitch_from) is not None and self.steps_done >= own:
+            return latents.float(), losses
         return torch.cat([index[:, None].float(), latents[:, 1:].float()], 1), losses
 
     def generate(self, batch: Batch, phase: str) -> tuple[Tensor, Tensor, Quantized | None, dict[str, Tensor]]:
@@ -356,14 +360,13 @@ class CodecTask(Task):
 
 
 def hop_labels(f0_hz: Tensor, voiced: Tensor, hops: int) -> tuple[Tensor, Tensor]:
-    """Labels [B, L + 1] at the samples 0, hop, 2 hop, ... -> pitch half a hop after the end of each of the L hops and voicing at either of its ends, [B, L].
+    """Labels [B, L + 1] at the samples 0, hop, 2 hop, ... -> pitch at the end of each of the L hops and voicing at either of its ends, [B, L].
 
-    The encoder learns to foretell a little: a pitch that lags the envelope by a hop and a half costs more than what foretelling gets wrong.
+    The decoder reaches its node half a hop later: told the true pitch of then it would lose less, yet half a hop foretold costs more than that.
     """
     if f0_hz.shape[1] != hops + 1:
         raise ConfigError(f"expected pitch labels for {hops} hops, got {f0_hz.shape[1] - 1}; make data.crop_samples a multiple of the codec's hop")
-    f0 = torch.cat([f0_hz, f0_hz[:, -1:]], 1)
-    return 0.5 * (f0[:, 1:-1] + f0[:, 2:]), torch.maximum(voiced[:, :-1], voiced[:, 1:])
+    return f0_hz[:, 1:], torch.maximum(voiced[:, :-1], voiced[:, 1:])
 
 
 def _vocoder_of(model: Model[Any]) -> HiFiGANGenerator:

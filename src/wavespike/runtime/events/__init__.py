@@ -11,26 +11,20 @@ Needs Numba (`pip install 'wavespike[events]'`). The first call compiles, a few 
 from __future__ import annotations
 
 import copy
-import importlib.util
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
 from wavespike.errors import UsageError
 from wavespike.nn.recording import spiking_layers
+from wavespike.runtime.compiled import available, replaced
 
 if TYPE_CHECKING:
     from wavespike.runtime.events.backbone import Precision
 
+__all__ = ["accelerate", "available", "suits"]
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-
-def available() -> bool:
-    """Whether Numba is installed."""
-    try:
-        return importlib.util.find_spec("numba") is not None
-    except ValueError:  # a module that was put in its place
-        return False
 
 
 def suits(model: nn.Module) -> bool:
@@ -49,11 +43,11 @@ def accelerate(model: ModuleT, precision: Precision = "float32", **options: Any)
     from wavespike.nn.heads import SourceFilterHead
     from wavespike.nn.recurrent import RecurrentLayer, SpikingReadout
     from wavespike.nn.spiking import SpikingConvNeXtBackbone
+    from wavespike.runtime.compiled.head import CompiledSourceFilterHead
     from wavespike.runtime.events.backbone import EventBackbone, fits
-    from wavespike.runtime.events.head import CompiledSourceFilterHead
     from wavespike.runtime.events.recurrent import EventLayer, EventReadout, EventSpArch
 
-    def replaced(module: nn.Module) -> nn.Module:
+    def by_events(module: nn.Module) -> nn.Module | None:
         if isinstance(module, SpikingConvNeXtBackbone) and fits(module):
             return EventBackbone.of(module, precision, **options)
         if isinstance(module, SourceFilterHead):
@@ -62,15 +56,11 @@ def accelerate(model: ModuleT, precision: Precision = "float32", **options: Any)
             return EventLayer.of(module)
         if isinstance(module, SpikingReadout):
             return EventReadout.of(module)
-        children = {name: replaced(child) for name, child in module.named_children()}
-        if all(child is module._modules[name] for name, child in children.items()):
-            return module
-        new = copy.copy(module)
-        new._modules = {**module._modules, **children}
-        if type(new) is SpArch:
-            new.__class__ = EventSpArch
-        return new
+        return None
 
-    out = replaced(model)
+    out = replaced(model, by_events)
+    if type(out) is SpArch:
+        out = copy.copy(out)
+        out.__class__ = EventSpArch
     assert isinstance(out, type(model))
     return out

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from wavespike.runtime.events.compile import add_row_sums, compiled, inlined, lowest_bit, nonzero_bits
+from wavespike.runtime.compiled.compile import add_row_sums, compiled, inlined, lowest_bit, nonzero_bits
 
 Array = np.ndarray[Any, Any]
 f4, i4 = np.float32, np.int32

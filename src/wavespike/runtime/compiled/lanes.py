@@ -22,7 +22,7 @@ import numba.extending
 import numpy as np
 from llvmlite import ir
 
-from wavespike.runtime.events.compile import compiled
+from wavespike.runtime.compiled.compile import compiled
 
 Array = np.ndarray[Any, Any]
 LANES, N_FFT, HOP, BINS, HALF = 16, 1024, 256, 513, 512
@@ -241,13 +241,13 @@ def _join(c: Code, buffer: Any, twiddles: Any, window: Any, j: Any, carry: Any, 
     for k in range(8):
         z = c.load_z(buffer, c.at(j, 64 * k))
         x.append(times_conj(z, (c.one(twiddles, c.at((j, 16), 2 * k)), c.one(twiddles, c.at((j, 16), 2 * k + 1)))) if k else z)
-    z = fourier8(x, True)
+    turned = fourier8(x, True)
     for part in range(2):  # even and odd samples
         for odd in range(2):
             row = c.at((j, 2), part + 128 * odd)
             total, over = c.load(carry, c.at((row, LANES))), None
             for q in range(4):
-                y = z[2 * q + odd][part] * c.one(window, c.at(row, 256 * q))
+                y = turned[2 * q + odd][part] * c.one(window, c.at(row, 256 * q))
                 if q == 0:
                     total = total + y
                     continue

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from wavespike.runtime.events.compile import compiled, inlined, nearest_whole, power_of_two, root_guess
+from wavespike.runtime.compiled.compile import compiled, inlined, nearest_whole, power_of_two, root_guess
 
 Array = np.ndarray[Any, Any]
 f4 = np.float32

@@ -13,7 +13,7 @@ try:
     import numba.extending
     from llvmlite import ir
 except ImportError as error:
-    raise MissingDependencyError("the engine 'events'", "numba", "events") from error
+    raise MissingDependencyError("the engines 'compiled' and 'events'", "numba", "events") from error
 
 cgutils: Any = numba.core.cgutils
 F = TypeVar("F", bound=Callable[..., Any])

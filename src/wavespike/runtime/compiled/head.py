@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from wavespike.nn.heads import SourceFilterHead
-from wavespike.runtime.events import head_kernels as kernels
-from wavespike.runtime.events import lanes
+from wavespike.runtime.compiled import head_kernels as kernels
+from wavespike.runtime.compiled import lanes
 from wavespike.signal.mel import log_scale, magnitude_from_mel, pseudo_inverse
 from wavespike.signal.source import integrate_pitch
 from wavespike.signal.stft import frame, frame_pads, hann_window, inverse_envelope
