@@ -40,7 +40,7 @@ VOICE = ConvNeXtConfig(input_channels=9, **SIZE)
 def voice(decoder=VOICE, **options) -> SourceFilterCodec:
     torch.manual_seed(0)
     codec = SourceFilterCodec(SourceFilterCodecConfig(**{
-        "hop_length": HOP, "frame_length": 24, "subframes": 2, "ahead": 6, "analysis_length": 48, "bands": 6, "low_bins": 5, "pitch_dim": 8, "pitch_layers": 1,
+        "hop_length": HOP, "frame_length": 24, "subframes": 2, "crossfade": 3, "behind": 9, "filter_length": 42, "analysis_length": 48, "bands": 6, "low_bins": 5, "pitch_dim": 8, "pitch_layers": 1,
         "encoder": ConvNeXtConfig(input_channels=11, embed_kernel_size=1, **SIZE), "quantizer": RVQConfig(dim=6, num_codebooks=3, codebook_size=16), "decoder": decoder, **options,
     })).double().eval()
     for weight in (codec.encoder.pitch.out.weight, codec.encoder.project.weight, codec.decoder.out.weight):
@@ -52,7 +52,7 @@ def voice(decoder=VOICE, **options) -> SourceFilterCodec:
 MODELS = {
     "stft": tiny, "stft of two hops": functools.partial(tiny, frame_length=24), "mdct": functools.partial(tiny, transform="mdct", frame_length=24),
     "spiking decoder": functools.partial(tiny, decoder=SPIKING), "source-filter": voice,
-    "source-filter, pitch first, one frame a hop": functools.partial(voice, pitch_level=0, subframes=1, ahead=0),
+    "source-filter, pitch first, one frame a hop": functools.partial(voice, pitch_level=0, subframes=1, behind=0, filter_length=36),
     "source-filter, correlations": functools.partial(voice, analysis_length=800, correlations=(40, 16), low_bins=5),
     "source-filter, spiking decoder": functools.partial(voice, decoder=dataclasses.replace(SPIKING, input_channels=9)),
 }
@@ -192,7 +192,7 @@ class TestBadInput:
             tiny(**options)
 
     @pytest.mark.parametrize(("options", "message"), [
-        ({"subframes": 5}, "subframes"), ({"frame_length": 10}, "frame_length"), ({"ahead": 19}, "ahead"), ({"analysis_length": 20}, "analysis_length"),
+        ({"subframes": 5}, "subframes"), ({"frame_length": 11}, "frame_length"), ({"crossfade": 7}, "crossfade"), ({"behind": 40}, "behind"), ({"filter_length": 16}, "filter_length"), ({"analysis_length": 20}, "analysis_length"),
         ({"correlations": (240,)}, "correlations"), ({"low_bins": 25}, "low_bins"), ({"pitch_level": 3}, "pitch_level"), ({"bands": 7}, r"encoder.input_channels: expected 12 \(bands \+ low_bins\)"),
         ({"decoder": DENSE}, "decoder.input_channels"),
     ])

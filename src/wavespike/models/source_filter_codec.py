@@ -3,16 +3,17 @@
 Papers: Zeghidour et al. 2021 (residual quantiser); Wang, Takaki and Yamagishi 2019 (harmonic plus noise source with network filters); Valin and Skoglund
 2019 (an explicit pitch beside the envelope).
 Equation: codes of a hop = (k, RVQ(W ConvNeXt(features))), k the pitch class, 0 unvoiced, else f0 = f_min (f_max / f_min)^((k - 1) / (N - 2));
-frame s of a hop: Y = exp(a_s) E_s + exp(b_s) Z_s, E and Z the windowed spectra of the pulse train at f0 and of noise, a and b = V ConvNeXt(z, k);
-y = overlap-add of window * inverse(Y).
+stretch s of a hop: Y = A_s E_s + B_s Z_s, E and Z the spectra of a stretch of the pulse train at f0 and of noise, A and B the minimum-phase spectra
+(Oppenheim and Schafer, 1975) of the log gains a, b = V ConvNeXt(z, k); y = sum of inverse(Y), each where its stretch begins; stretches fade into one another.
+A minimum-phase answer begins with its cause: nothing waits for a frame to end, and the delay is left to the encoder, which hears what comes after the pitch that it tells.
 No phase is transmitted: what a waveform-matching codec pays for it goes to the envelope. The pitch is an exact number to the decoder, integrated in
 float64, so that any cutting of a stream gives the same waveform.
-Departures: the last frame of a hop reaches `ahead` samples past the hop, so that the delay stays that of one frame.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import ClassVar
 
@@ -38,8 +39,11 @@ class SourceFilterCodecConfig(Config):
     """Lengths in samples, frequencies in hertz.
 
     analysis_length   the encoder's window: the past that it hears, the hop at its end
-    frame_length      of the frames that speak, `subframes` of them a hop; also of the analysis for the log-mel bands
-    ahead             how far the last frame reaches past its hop: delay = frame_length - ahead - hop / subframes + hop - 1
+    frame_length      of the analysis for the log-mel bands; half of it and one are the bins of the log gains
+    subframes         stretches of the sources a hop, each through filters of its own
+    crossfade         samples in which a stretch fades into the next
+    behind            how long before the newest sample the stretches of a hop end: delay = behind + crossfade + hop - 1
+    filter_length     of the transforms: a stretch and the answers of its filters
     bands, low_bins   log-mel bands of the last `frame_length` samples, and the lowest bins of the whole window, whose finer grid shows the harmonics
     pitch_dim, pitch_layers   size of the network that hears the pitch
     correlations      lengths of the newest stretches that it compares with those a period before; none: it hears what the encoder hears
@@ -52,7 +56,9 @@ class SourceFilterCodecConfig(Config):
     hop_length: int = 300
     frame_length: int = 600
     subframes: int = 2
-    ahead: int = 150
+    crossfade: int = 75
+    behind: int = 225
+    filter_length: int = 1050
     analysis_length: int = 1200
     bands: int = 80
     low_bins: int = 100
@@ -67,10 +73,14 @@ class SourceFilterCodecConfig(Config):
     def __post_init__(self) -> None:
         if self.subframes < 1 or self.hop_length % self.subframes:
             raise ConfigError(f"subframes: expected a divisor of {self.hop_length} (hop_length), got {self.subframes}")
-        if self.frame_length % 2 or self.frame_length < 2 * self.step:
-            raise ConfigError(f"frame_length: expected an even number, at least twice {self.step} (hop_length / subframes), got {self.frame_length}")
-        if not 0 <= self.ahead <= self.frame_length - self.step:
-            raise ConfigError(f"ahead: expected 0..{self.frame_length - self.step}, got {self.ahead}")
+        if self.frame_length % 2 or self.frame_length < 2:
+            raise ConfigError(f"frame_length: expected an even number, got {self.frame_length}")
+        if not 1 <= self.crossfade <= self.step:
+            raise ConfigError(f"crossfade: expected 1..{self.step} (hop_length / subframes), got {self.crossfade}")
+        if not 0 <= self.behind <= self.analysis_length - self.hop_length:
+            raise ConfigError(f"behind: expected 0..{self.analysis_length - self.hop_length} (analysis_length - hop_length), got {self.behind}")
+        if self.filter_length % 2 or self.filter_length < 2 * self.stretch:
+            raise ConfigError(f"filter_length: expected an even number, at least twice {self.stretch} (hop_length / subframes + crossfade), got {self.filter_length}")
         if self.analysis_length < max(self.frame_length, self.hop_length) or self.analysis_length % 2:
             raise ConfigError(f"analysis_length: expected an even number, at least {max(self.frame_length, self.hop_length)}, got {self.analysis_length}")
         if not 1 <= self.low_bins <= self.analysis_length // 2:
@@ -84,8 +94,13 @@ class SourceFilterCodecConfig(Config):
 
     @property
     def step(self) -> int:
-        """Samples from frame to frame."""
+        """Samples from stretch to stretch."""
         return self.hop_length // self.subframes
+
+    @property
+    def stretch(self) -> int:
+        """Samples of a source that go through one filter, those that fade in and out among them."""
+        return self.step + self.crossfade
 
     @property
     def bins(self) -> int:
@@ -93,8 +108,8 @@ class SourceFilterCodecConfig(Config):
 
     @property
     def span(self) -> int:
-        """Samples that the frames of one hop cover."""
-        return self.frame_length + self.hop_length - self.step
+        """Samples that the sound of one hop covers."""
+        return self.filter_length + self.hop_length - self.step
 
     @property
     def correlation(self) -> PeriodCorrelation:
@@ -109,6 +124,25 @@ class SourceFilterCodecConfig(Config):
 
 QUIET = 1e-7
 """Power under which the encoder hears nothing."""
+
+
+@functools.lru_cache(maxsize=16)
+def minimum_phase_matrix(bins: int, length: int, dtype: torch.dtype, device: str) -> Tensor:
+    """Log gains at `bins` frequencies from 0 to half the rate -> those at the bins of a transform of `length` samples, and the phases of the causal filter
+    with these gains (through the folded real cepstrum), [bins, 2 * (length / 2 + 1)]."""
+    place = torch.linspace(0, bins - 1, length // 2 + 1, dtype=torch.float64)
+    between = (1 - (place[None] - torch.arange(bins)[:, None]).abs()).clamp_min(0)
+    cepstrum = torch.fft.irfft(between.to(torch.complex128), n=length)
+    cepstrum[:, 1 : length // 2] *= 2
+    cepstrum[:, length // 2 + 1 :] = 0
+    return torch.cat([between, torch.fft.rfft(cepstrum).imag], 1).to(device=device, dtype=dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def fading(length: int, crossfade: int, dtype: torch.dtype, device: str) -> Tensor:
+    """Ones that rise over their first `crossfade` samples and fall over the last, so that a stretch and the next add up to one."""
+    rise = torch.sin(0.5 * math.pi * (torch.arange(crossfade, dtype=torch.float64) + 0.5) / crossfade) ** 2
+    return torch.cat([rise, rise.new_ones(length - 2 * crossfade), rise.flip(0)]).to(device=device, dtype=dtype)
 
 
 class SpeechEncoder(nn.Module):
@@ -173,7 +207,7 @@ class VoiceState:
 
 
 class SpeechDecoder(nn.Module):
-    """Quantised latents [B, 1 + D, L] -> windowed frames [B, L, span], to be overlap-added; of `missing` [B, L] frames the pitch is held, the rest not looked at."""
+    """Quantised latents [B, 1 + D, L] -> the sound of every hop [B, L, span], to be overlap-added; of `missing` [B, L] frames the pitch is held, the rest not looked at."""
 
     def __init__(self, config: SourceFilterCodecConfig, scale: PitchScale):
         super().__init__()
@@ -199,7 +233,7 @@ class SpeechDecoder(nn.Module):
         return torch.cat([self.pitch_input(index).to(z.dtype), z], 1)
 
     def excitation(self, index: Tensor, state: VoiceState) -> tuple[Tensor, Tensor]:
-        """Pitch classes [B, l] -> frames [B, l, subframes, frame_length] of pulses and of noise; the state goes on."""
+        """Pitch classes [B, l] -> stretches [B, l, subframes, stretch] of pulses and of noise; the state goes on."""
         c = self.config
         f0 = self.scale.hertz(index)
         new = pulse_segments(f0, index > 0, state.train, c.hop_length, c.sample_rate, state.pulses.dtype)
@@ -208,21 +242,20 @@ class SpeechDecoder(nn.Module):
         kept = state.pulses.shape[1]
         state.position = state.position + new.shape[1]
         state.pulses, state.noise = pulses[:, -kept:], hiss[:, -kept:]
-        first, second = (x.unfold(-1, c.span, c.hop_length).unfold(-1, c.frame_length, c.step) for x in (pulses, hiss))
+        first, second = (x.unfold(-1, c.hop_length + c.crossfade, c.hop_length).unfold(-1, c.stretch, c.step) for x in (pulses, hiss))
         return first, second
 
-    def frames(self, hidden: Tensor, pulses: Tensor, noise: Tensor) -> Tensor:
-        """Hidden frames [B, l, dim] and excitation [B, l, subframes, frame_length] -> windowed frames [B, l, span]."""
+    def speak(self, gains: Tensor, pulses: Tensor, noise: Tensor) -> Tensor:
+        """Log gains [B, l, 2 * subframes * bins] and stretches of the sources [B, l, subframes, stretch] -> the sound of every hop [B, l, span]."""
         c = self.config
-        z = self.out(hidden)
-        z = z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
-        harmonic, aperiodic = torch.exp(z.clamp(-20.0, 6.0)).reshape(*z.shape[:-1], 2, c.subframes, c.bins).unbind(-3)  # [B, l, s, F]
-        window = hann_window(c.frame_length, dtype=z.dtype, device=z.device)
-        zero = torch.zeros_like(harmonic)
-        voice = torch.fft.rfft(pulses * window) * torch.complex(harmonic, zero)
-        voice = voice + torch.fft.rfft(noise * window) * torch.complex(aperiodic, zero)
-        spoken = torch.fft.irfft(voice, n=c.frame_length) * (window * (8 * c.step / (3 * c.frame_length)))  # squared Hann windows add up to this
-        return add_frames(spoken, c.step)
+        with torch.autocast(gains.device.type, enabled=False):
+            z = gains.float() if gains.dtype in (torch.bfloat16, torch.float16) else gains
+            z = z.clamp(-20.0, 6.0).reshape(*z.shape[:-1], 2, c.subframes, c.bins)
+            size, phase = (z @ minimum_phase_matrix(c.bins, c.filter_length, z.dtype, str(z.device))).chunk(2, -1)
+            filters = torch.polar(torch.exp(size), phase)  # [B, l, 2, s, filter_length / 2 + 1]
+            window = fading(c.stretch, c.crossfade, z.dtype, str(z.device))
+            spectra = torch.fft.rfft(torch.stack([pulses, noise], -3) * window, n=c.filter_length)
+            return add_frames(torch.fft.irfft((filters * spectra).sum(-3), n=c.filter_length), c.step)
 
     def forward(self, latents: Tensor, missing: Tensor | None = None) -> Tensor:
         return self.step(latents, self.initial_state(latents.shape[0]), missing)[0]
@@ -232,7 +265,7 @@ class SpeechDecoder(nn.Module):
         anywhere = self.training and torch.is_grad_enabled()  # training hears every phase of the pulses and every stretch of the noise
         at = torch.randint(2**31, (batch_size,), device=like.device) if anywhere else torch.zeros(batch_size, dtype=torch.int64, device=like.device)
         start = 2 * math.pi * torch.rand(batch_size, dtype=torch.float64, device=like.device) if anywhere else None
-        kept = like.new_zeros(batch_size, c.span - c.hop_length)
+        kept = like.new_zeros(batch_size, c.crossfade)
         train = PulseState.silent(batch_size, like.device, start)
         return VoiceState(self.backbone.initial_state(batch_size), train, at, kept, kept)
 
@@ -240,7 +273,7 @@ class SpeechDecoder(nn.Module):
         index = state.train.hold(latents[:, 0].round().long(), missing)
         pulses, noise = self.excitation(index, state)
         hidden, state.backbone = self.backbone.step(self.heard(latents, index, missing), state.backbone)
-        return self.frames(hidden, pulses, noise), state
+        return self.speak(self.out(hidden), pulses, noise), state
 
 
 class SourceFilterCodec(FrameCodec[SourceFilterCodecConfig]):
@@ -265,8 +298,7 @@ class SourceFilterCodec(FrameCodec[SourceFilterCodecConfig]):
 
     @property
     def edge(self) -> int:
-        c = self.config
-        return c.frame_length - c.ahead - c.step
+        return self.config.behind + self.config.crossfade
 
     def analyse(self, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Audio [B, 1, T] -> latents [B, 1 + D, L], logits of pitch and voicing: what training looks at."""

@@ -1,9 +1,9 @@
 """Codecs of frames one hop at a time, as fast as one core allows: the same function as `model.stream`, folded into the steps of `frame_steps`.
 
-Through ONNX Runtime where it is installed, else PyTorch.
+In compiled code (Numba) where that knows the model, for few streams at once; else through ONNX Runtime where it is installed, else PyTorch.
 
     session = frame_stream(model, batch_size=50)     # a CodecStream like model.stream: chunks of any size
-    session.engine                                   # "onnx" or "torch"
+    session.engine                                   # "compiled", "onnx" or "torch"
 
 It pays for short chunks; a long one runs better through `model.stream`, many frames at a time.
 """
@@ -20,15 +20,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavespike.errors import MissingDependencyError
+from wavespike.errors import MissingDependencyError, UsageError
 from wavespike.models.frame_codec import FrameCodec, FrameCodecStream
+from wavespike.runtime import compiled
 from wavespike.runtime.frame_steps import steps_of
 
-Engine = Literal["auto", "onnx", "torch"]
+Engine = Literal["auto", "compiled", "onnx", "torch"]
+FEW = 4
+"""Streams in one session up to which compiled code, one stream after the other, is faster than a batch through ONNX Runtime."""
 
 
 def frame_stream(model: FrameCodec[Any], batch_size: int = 1, num_codebooks: int | None = None, *, engine: Engine = "auto", threads: int | None = None) -> FrameStream:
-    """A session that is fast for chunks of about a hop. Raises MissingDependencyError for engine "onnx" without the extra `export`."""
+    """A session that is fast for chunks of about a hop. Raises MissingDependencyError for engine "onnx" without the extra `export` and "compiled" without `events`, UsageError for a
+    model that "compiled" does not know."""
     return FrameStream(model, batch_size, num_codebooks, engine, threads)
 
 
@@ -37,13 +41,18 @@ class FrameStream(FrameCodecStream):
 
     def __init__(self, model: FrameCodec[Any], batch_size: int, num_codebooks: int | None, engine: Engine, threads: int | None):
         super().__init__(model, batch_size, num_codebooks)
-        self.engine = _choose(engine, model)
+        self.engine = _choose(engine, model, batch_size)
+        self._hops: list[tuple[Any, Any]] = []
+        if self.engine == "compiled":
+            self._hops = [compiled_hops(model, num_codebooks) for _ in range(batch_size)]
+            return
         encoder, decoder = steps_of(model, num_codebooks)
         self._encode_one: Any = encoder
         self._encoder_past = self._encode_one.past(batch_size)
         self._decode_one: Any = decoder
         if decoder is not None:
             self._feed: Any = decoder.feed
+            self._finish: Any = decoder.finish
             self._decoder_past = self._decode_one.past(batch_size)
         if self.engine == "onnx":
             frame = self._like.new_zeros(batch_size, model.analysis_length)
@@ -56,6 +65,9 @@ class FrameStream(FrameCodecStream):
                 self._decode_one = OnnxStep(decoder, (*inputs, *self._decoder_past), threads)
 
     def _encode_frames(self, frames: Tensor) -> Tensor:
+        if self._hops:
+            items = frames.contiguous().numpy()
+            return torch.from_numpy(np.stack([np.stack([encode(f).copy() for f in item], -1) for (encode, _), item in zip(self._hops, items, strict=True)]))
         out = []
         for frame in frames.unbind(1):
             codes, *past = self._encode_one(frame.contiguous(), *self._encoder_past)
@@ -64,6 +76,10 @@ class FrameStream(FrameCodecStream):
         return torch.stack(out, -1)
 
     def _decode_frames(self, codes: Tensor, missing: Tensor | None) -> Tensor:
+        if self._hops:
+            lost = torch.zeros(codes.shape[0], codes.shape[-1], dtype=torch.bool) if missing is None else missing
+            items = zip(self._hops, codes.transpose(1, 2).contiguous().numpy(), lost.numpy(), strict=True)
+            return torch.from_numpy(np.stack([np.stack([decode(c, bool(gone)) for c, gone in zip(item, row, strict=True)]) for (_, decode), item, row in items]))
         if self._decode_one is None:
             return super()._decode_frames(codes, missing)
         inputs = self._feed(codes, missing)
@@ -72,16 +88,28 @@ class FrameStream(FrameCodecStream):
             frame, *past = self._decode_one(*(x[:, i].contiguous() for x in inputs), *self._decoder_past)
             self._decoder_past = tuple(past)
             out.append(frame)
-        return torch.stack(out, 1)
+        frames: Tensor = self._finish(torch.stack(out, 1))
+        return frames
 
 
-def _choose(engine: Engine, model: FrameCodec[Any]) -> Engine:
-    """ONNX Runtime where it is installed, for single precision on the CPU."""
+def _choose(engine: Engine, model: FrameCodec[Any], streams: int) -> Engine:
+    """For single precision on the CPU what is installed and fastest, else PyTorch."""
     if engine != "auto":
         return engine
     weight = next(model.encoder.parameters())
-    installed = all(importlib.util.find_spec(name) is not None for name in ("onnxruntime", "onnx"))
-    return "onnx" if installed and weight.dtype == torch.float32 and weight.device.type == "cpu" else "torch"
+    if weight.dtype != torch.float32 or weight.device.type != "cpu":
+        return "torch"
+    if streams <= FEW and compiled.available() and importlib.import_module("wavespike.runtime.compiled.codec").suits(model):
+        return "compiled"
+    return "onnx" if all(importlib.util.find_spec(name) is not None for name in ("onnxruntime", "onnx")) else "torch"
+
+
+def compiled_hops(model: FrameCodec[Any], levels: int | None) -> tuple[Any, Any]:
+    """Encoder and decoder of one stream in compiled code."""
+    codec = importlib.import_module("wavespike.runtime.compiled.codec")
+    if not codec.suits(model):
+        raise UsageError(f"expected a dense source-filter codec with a beam of 1, in single precision on the CPU, for the engine 'compiled', got {type(model).__name__}; use 'auto'")
+    return codec.HopEncoder(model, levels), codec.HopDecoder(model)
 
 
 class OnnxStep:

@@ -1,7 +1,7 @@
 """Codecs of frames folded into few operations of fixed shape, one hop at a time: a transform is a matrix with its window, layer scale is inside the second
 pointwise layer, a causal convolution of one frame is a weighted sum over its window, the search in a codebook is one product with 2 e and |e|^2.
 
-A step takes one frame and its past and returns the result and the next past; a decoder's `feed` makes its inputs out of codes.
+A step takes one frame and its past and returns the result and the next past; a decoder's `feed` makes its inputs out of codes, its `finish` the windowed frames out of results.
 """
 
 from __future__ import annotations
@@ -178,6 +178,9 @@ class FourierDecoderStep(nn.Module):
         """Codes [B, k, l] and lost frames [B, l] -> what `forward` takes, for l frames: each [B, l, ...]."""
         return self.lookup.padded(codes), _lost(codes, missing, self.lost)
 
+    def finish(self, frames: Tensor) -> Tensor:
+        return frames
+
     def forward(self, codes: Tensor, lost: Tensor, inputs: Tensor, past: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         c = self.config
         z = self.lookup(codes)
@@ -232,7 +235,8 @@ class VoiceEncoderStep(nn.Module):
 
 
 class VoiceDecoderStep(nn.Module):
-    """Codes of the envelope [B, K - 1], lost [B], pitch [B, 3] and the sources [B, s, frame_length] -> windowed frame [B, span] and the next past."""
+    """Codes of the envelope [B, K - 1], lost [B] and pitch [B, 3] -> log gains [B, 2 * s * bins] and the next past. What makes and filters the sources is no part
+    of the step: `feed` and `finish`."""
 
     def __init__(self, model: SourceFilterCodec):
         super().__init__()
@@ -242,15 +246,9 @@ class VoiceDecoderStep(nn.Module):
         self.lookup = Lookup(model.quantizer.residual)
         self.lost, self.out = decoder.lost, decoder.out
         self.backbone = BackboneStep(decoder.backbone)
-        weight = decoder.out.weight
-        window = hann_window(c.frame_length, dtype=torch.float64)
-        self.forth = nn.Parameter(_spectrum_matrix(c.frame_length, c.bins, 0).to(weight))  # [frame_length, 2 * bins]
-        one = torch.eye(c.bins, dtype=torch.complex128)
-        back = torch.cat([torch.fft.irfft(one, n=c.frame_length), torch.fft.irfft(1j * one, n=c.frame_length)])
-        self.back = nn.Parameter((back * window * (8 * c.step / (3 * c.frame_length))).to(weight).contiguous())  # [2 * bins, frame_length]
-        # what makes the sources is no part of the graph
-        self.speaker = [decoder]
+        self.speaker = [decoder]  # its parameters are no part of the graph
         self.state: VoiceState | None = None
+        self.sources: tuple[Tensor, Tensor] | None = None
 
     def past(self, batch_size: int) -> tuple[Tensor, ...]:
         return self.backbone.past(batch_size)
@@ -263,22 +261,20 @@ class VoiceDecoderStep(nn.Module):
         index = codes[:, place] if codes.shape[1] > place else torch.full_like(codes[:, 0], NOT_SENT)
         index = self.state.train.hold(index, missing)
         rest = torch.cat([codes[:, :place], codes[:, place + 1 :]], 1)
-        told = decoder.pitch_input(index).transpose(1, 2)
-        return self.lookup.padded(rest), _lost(codes, missing, self.lost), told, *decoder.excitation(index, self.state)
+        self.sources = decoder.excitation(index, self.state)
+        return self.lookup.padded(rest), _lost(codes, missing, self.lost), decoder.pitch_input(index).transpose(1, 2)
 
-    def forward(self, codes: Tensor, lost: Tensor, told: Tensor, pulses: Tensor, noise: Tensor, inputs: Tensor, past: Tensor) -> tuple[Tensor, ...]:
-        c = self.config
+    def finish(self, gains: Tensor) -> Tensor:
+        """What `forward` gave for the frames of the last `feed` [B, l, ...] -> the sound of every hop [B, l, span]."""
+        assert self.sources is not None
+        spoken: Tensor = self.speaker[0].speak(gains, *self.sources)
+        return spoken
+
+    def forward(self, codes: Tensor, lost: Tensor, told: Tensor, inputs: Tensor, past: Tensor) -> tuple[Tensor, ...]:
         z = self.lookup(codes)
         z = z + lost[:, None] * (self.lost - z)
         hidden, inputs, past = self.backbone(torch.cat([told, z], -1), inputs, past)
-        gains = torch.exp(self.out(hidden).clamp(-20.0, 6.0)).view(-1, 2, c.subframes, c.bins)
-        gains = torch.cat([gains, gains], -1)  # real parts and imaginary parts
-        voice = gains[:, 0] * (pulses @ self.forth) + gains[:, 1] * (noise @ self.forth)
-        spoken = voice @ self.back  # [B, s, frame_length]
-        whole = F.pad(spoken[:, 0], (0, c.span - c.frame_length))
-        for s in range(1, c.subframes):
-            whole = whole + F.pad(spoken[:, s], (s * c.step, c.span - c.frame_length - s * c.step))
-        return whole, inputs, past
+        return self.out(hidden), inputs, past
 
 
 def _spectrum_matrix(length: int, bins: int, first: int) -> Tensor:

@@ -91,5 +91,10 @@ def _places(length: int, shortest: int, longest: int) -> tuple[Tensor, Tensor]:
     """Positions [lags, length] before the end of the frame, longest lag first, and the weight [length]."""
     lags = torch.arange(longest, shortest - 1, -1)
     place = torch.arange(-length, 0)[None] - lags[:, None]
+    return place, weight_of(length)
+
+
+def weight_of(length: int) -> Tensor:
+    """w [length], float64: half a Hann window, then ones."""
     rise = hann_window(length, dtype=torch.float64)[: length // 2]
-    return place, torch.cat([rise, rise.new_ones(length - length // 2)])
+    return torch.cat([rise, rise.new_ones(length - length // 2)])

@@ -236,7 +236,9 @@ class CodecTask(Task):
             return latents.float(), {}
         with self.mixed():
             latents, logits, voicing = model.analyse(heard[:, None])
-        f0, voiced = hop_labels(batch["f0_hz"], batch["voiced"], latents.shape[-1])
+        if batch["f0_hz"].shape[1] != latents.shape[-1] + 1:
+            raise ConfigError(f"expected pitch labels for {latents.shape[-1]} hops, got {batch['f0_hz'].shape[1] - 1}; make data.crop_samples a multiple of the codec's hop")
+        f0, voiced = hop_labels(batch["f0_hz"], batch["voiced"], model.hop, model.config.behind)
         losses = dict(zip(("pitch", "voicing"), pitch_losses(logits.float(), voicing.float(), f0, voiced), strict=True))
         index = model.encoder.scale.index(f0, voiced > 0.5)
         if (own := self.config.own_pitch_from) is not None and self.steps_done >= own:
@@ -359,14 +361,13 @@ class CodecTask(Task):
         return self.judge(audio[0], output[0])
 
 
-def hop_labels(f0_hz: Tensor, voiced: Tensor, hops: int) -> tuple[Tensor, Tensor]:
-    """Labels [B, L + 1] at the samples 0, hop, 2 hop, ... -> pitch at the end of each of the L hops and voicing at either of its ends, [B, L].
-
-    The decoder reaches its node half a hop later: told the true pitch of then it would lose less, yet half a hop foretold costs more than that.
-    """
-    if f0_hz.shape[1] != hops + 1:
-        raise ConfigError(f"expected pitch labels for {hops} hops, got {f0_hz.shape[1] - 1}; make data.crop_samples a multiple of the codec's hop")
-    return f0_hz[:, 1:], torch.maximum(voiced[:, :-1], voiced[:, 1:])
+def hop_labels(f0_hz: Tensor, voiced: Tensor, hop_length: int, behind: int) -> tuple[Tensor, Tensor]:
+    """Labels [B, L + 1] at the samples 0, hop, 2 hop, ... -> pitch `behind` samples before the end of each of the L hops and voicing at either of its ends, [B, L]."""
+    at = torch.arange(f0_hz.shape[1] - 1, dtype=f0_hz.dtype, device=f0_hz.device) + (1 - behind / hop_length)
+    at = at.clamp_min(0)
+    first = at.floor().long().clamp_max(f0_hz.shape[1] - 2)
+    share = at - first
+    return (1 - share) * f0_hz[:, first] + share * f0_hz[:, first + 1], torch.maximum(voiced[:, :-1], voiced[:, 1:])
 
 
 def _vocoder_of(model: Model[Any]) -> HiFiGANGenerator:
