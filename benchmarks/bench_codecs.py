@@ -26,6 +26,7 @@ import common
 import wavespike
 from wavespike.assets import SAMPLE
 from wavespike.models.registry import build
+from wavespike.runtime import compiled
 from wavespike.runtime.frame_codec import frame_stream
 from wavespike.signal.files import read
 from wavespike.training.config import train_config
@@ -72,13 +73,16 @@ def ours(name: str, model: Any) -> Contender:
     return Contender(name, model.sample_rate, model.hop, lambda n: session_of(lambda: model.stream(n)), model)
 
 
-def fourier(model: Any) -> list[Contender]:
+def of_frames(name: str, engines: tuple[str, ...]) -> list[Contender]:
+    """A codec of frames, with its bundled weights where there are some, by every engine that can run it here."""
+    model = (wavespike.load(name) if name in wavespike.presets() else of_recipe(name)).requires_grad_(False)
+    spelled = {"compiled": "compiled hops", "onnx": "ONNX Runtime", "torch": "PyTorch, folded steps"}
+
     def by(engine: Any) -> Contender:
-        name = {"onnx": "codec-24k, ONNX Runtime", "torch": "codec-24k, PyTorch, folded steps"}[engine]
-        return Contender(name, model.sample_rate, model.hop,
+        return Contender(f"{name}, {spelled[engine]}", model.sample_rate, model.hop,
                          lambda n: session_of(lambda: frame_stream(model, n, engine=engine, threads=torch.get_num_threads())), None)
 
-    return [by("onnx"), by("torch"), ours("codec-24k, PyTorch, model.stream", model)]
+    return [*(by(engine) for engine in engines), ours(f"{name}, PyTorch, model.stream", model)]
 
 
 def encodec() -> Contender:
@@ -97,9 +101,9 @@ def encodec() -> Contender:
 
 
 def contenders() -> tuple[list[Contender], dict[str, str]]:
-    bundled = "codec-24k" in wavespike.presets()
     found = [ours(REFERENCE, of_recipe("symad-libritts-24k"))]
-    found += fourier((wavespike.load("codec-24k") if bundled else of_recipe("codec-24k")).requires_grad_(False))
+    quick = ("compiled",) if compiled.available() else ()
+    found += [*of_frames("codec-24k", (*quick, "onnx", "torch")), *of_frames("fourier-24k", ("onnx",))]
     found += [ours("AudioDec 24 kHz, narrow (audiodec-24k)", of_recipe("audiodec-24k")), ours("AudioDec 48 kHz (symAD, VCTK)", of_recipe("symad-vctk-48k")),
               ours("AudioDec 48 kHz (v1, VCTK)", of_recipe("vocoder-v1-vctk-48k"))]
     skipped = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from wavespike.errors import CheckpointError, ConfigError, TrainingError
 from wavespike.models.registry import build
 from wavespike.nn.rvq import ResidualVQ, RVQConfig
 from wavespike.training.adversarial_losses import mel_loss
-from wavespike.training.codec import CodecTask, code_statistics
+from wavespike.training.codec import CodecTask, code_statistics, hop_labels
 from wavespike.training.codec_discriminators import MultiScaleConfig, MultiSpectralConfig, make_codec_discriminator
 from wavespike.training.codec_losses import (
     codec_mel_config,
@@ -237,7 +238,7 @@ FOURIER = ["model.encoder.dim=8", "model.encoder.intermediate_dim=16", "model.en
 
 @pytest.fixture(scope="module")
 def fourier(place) -> Path:
-    return train(place, "codec-24k", "fourier", *FOURIER)
+    return train(place, "fourier-24k", "fourier", *FOURIER)
 
 
 def test_the_quantiser_comes_in_at_its_step_with_started_codebooks(place, fourier):
@@ -251,8 +252,8 @@ def test_the_quantiser_comes_in_at_its_step_with_started_codebooks(place, fourie
 
 
 def test_a_fourier_codec_resumes_as_if_it_had_never_stopped(place, fourier):
-    short = train(place, "codec-24k", "fourier-short", *FOURIER, "optimizer.schedule=constant")
-    whole = train(place, "codec-24k", "fourier-whole", *FOURIER, "optimizer.schedule=constant", "trainer.steps=6", "trainer.validate_every=6")
+    short = train(place, "fourier-24k", "fourier-short", *FOURIER, "optimizer.schedule=constant")
+    whole = train(place, "fourier-24k", "fourier-whole", *FOURIER, "optimizer.schedule=constant", "trainer.steps=6", "trainer.validate_every=6")
     config = (short / "config.yaml").read_text().replace("steps: 4\n", "steps: 6\n").replace("validate_every: 4", "validate_every: 6")
     (short / "config.yaml").write_text(config)
     resume(short, report=lambda line: None)
@@ -260,22 +261,55 @@ def test_a_fourier_codec_resumes_as_if_it_had_never_stopped(place, fourier):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_denoising_encoder_keeps_the_codebooks_and_the_decoder(place, fourier):
-    run = train(place, "codec-24k-denoise", "fourier-denoise", *FOURIER[:-1], f"init={fourier}", f"data.noise={place / 'noise'}")
-    before, after = wavespike.load(fourier / "best"), wavespike.load(run / "last")
+VOICE = [*FOURIER, "model.pitch_dim=8", "model.pitch_layers=1", "task.own_pitch_from=2"]
+
+
+@pytest.fixture(scope="module")
+def voice(place) -> Path:
+    pytest.importorskip("pyworld", reason="pitch labels need the package pyworld")
+    return train(place, "codec-24k", "voice", *VOICE)
+
+
+def test_a_codec_of_envelope_and_pitch_learns_both(voice):
+    rows = [json.loads(line) for line in (voice / "log.jsonl").read_text().splitlines()]
+    last = next(row for row in reversed(rows) if row["kind"] == "train")
+    assert math.isfinite(last["generator/pitch"])
+    assert last["generator/voicing"] > 0
+
+
+def test_a_denoising_encoder_keeps_the_codebooks_and_the_decoder(place, voice):
+    run = train(place, "codec-24k-denoise", "voice-denoise", *VOICE[:-1], "task.quantize_from=0", f"init={voice}", f"data.noise={place / 'noise'}")
+    before, after = wavespike.load(voice / "best"), wavespike.load(run / "last")
     assert before.fingerprint() == after.fingerprint()
     assert all(torch.equal(v, after.decoder.state_dict()[k]) for k, v in before.decoder.state_dict().items())
     assert any(not torch.equal(v, after.encoder.state_dict()[k]) for k, v in before.encoder.state_dict().items())
 
 
-def test_a_spiking_decoder_learns(place):
+def test_a_spiking_decoder_learns_on_the_codes_of_the_dense_codec(place, voice):
     sizes = ["model.decoder.dim=32", "model.decoder.intermediate_dim=32", "model.decoder.num_layers=1"]
-    run = train(place, "codec-24k-spiking", "fourier-spiking", *FOURIER[:3], *sizes, "task.quantize_from=0")
-    assert wavespike.load(run / "last").config.decoder.type_name == "spiking-convnext"
+    run = train(place, "codec-24k-spiking", "voice-spiking", *VOICE[:3], *VOICE[6:-1], *sizes, "task.quantize_from=0", f"task.analyzer={voice}")
+    dense, spiking = wavespike.load(voice / "best"), wavespike.load(run / "last")
+    assert spiking.config.decoder.type_name == "spiking-convnext"
+    assert dense.fingerprint() == spiking.fingerprint()
+    assert all(torch.equal(v, spiking.encoder.state_dict()[k]) for k, v in dense.encoder.state_dict().items())
+
+
+def test_an_analyzer_of_another_kind_is_refused(place, fourier):
+    with pytest.raises(CheckpointError, match="expected a AudioDec"):
+        train(place, "small-3-vocoder", "stranger", f"task.analyzer={fourier}")
+
+
+def test_the_pitch_is_asked_for_where_the_decoder_stands():
+    f0, voiced = torch.tensor([[100.0, 104.0, 108.0, 112.0]]), torch.tensor([[0.0, 1.0, 0.0, 0.0]])
+    at_end, v = hop_labels(f0, voiced, 300, 0)
+    assert at_end.tolist() == [[104.0, 108.0, 112.0]]
+    assert v.tolist() == [[1.0, 1.0, 0.0]]
+    assert hop_labels(f0, voiced, 300, 225)[0].tolist() == [[101.0, 105.0, 109.0]]
+    assert hop_labels(f0, voiced, 300, 450)[0].tolist() == [[100.0, 102.0, 106.0]]
 
 
 def test_lost_frames_come_at_the_share_and_in_the_bursts_asked_for():
-    config = train_config(load_recipe(RECIPES / "codec-24k.yaml", [*TINY, *FOURIER, "task.lost_share=0.5", "task.lost_rate=0.4", "task.lost_burst=6.0"]))
+    config = train_config(load_recipe(RECIPES / "fourier-24k.yaml", [*TINY, *FOURIER, "task.lost_share=0.5", "task.lost_rate=0.4", "task.lost_burst=6.0"]))
     task = CodecTask(build(to_dict(config.model)), config)
     torch.manual_seed(0)
     lost = task.lost_frames(torch.zeros(400, 4, 300))
@@ -315,7 +349,7 @@ def test_codebooks_started_together_quantise_better_than_a_first_batch_can():
 ])
 def test_wrong_losses_of_frames_are_refused(word, message):
     with pytest.raises(ConfigError, match=message):
-        train_config(load_recipe(RECIPES / "codec-24k.yaml", [word]))
+        train_config(load_recipe(RECIPES / "fourier-24k.yaml", [word]))
 
 
 def test_only_a_codec_that_conceals_trains_with_lost_frames():

@@ -54,7 +54,7 @@ class CodecTaskConfig(TaskConfig):
     encoder_until      step from which only the decoder learns; None: never
     adversarial_from   step from which the discriminators play
     period, scale, spectral, resolution   discriminators; without any, training is by the metric losses alone
-    analyzer           a run folder or checkpoint whose encoder, projector and quantiser are taken over
+    analyzer           a run folder, preset or checkpoint whose encoder, projector and quantiser are taken over
     start              "klt": weights from the principal components of speech, `start_items` training crops (AudioDec with a linear path; training.klt)
     path_share         share of the learning rate for all that is no residual unit of an AudioDec: what klt set is sensitive, and nearly right
     noise_shaping      with klt: the exponent w of the latents' scales, energy^-w; quantising noise follows the spectrum to the power 2 w
@@ -133,8 +133,6 @@ class CodecTask(Task):
         if self_config.lost_share and not model.conceals:
             raise ConfigError(f"recipe.task.lost_share: expected 0 for a {type(model).__name__}, got {self_config.lost_share}; it does not conceal lost frames")
         if self_config.analyzer is not None:
-            if not isinstance(model, AudioDec):
-                raise ConfigError(f"recipe.task.analyzer: expected an audiodec model, got a {type(model).__name__}; use init")
             take_analyzer(model, self_config.analyzer)
         if self_config.start == "klt":
             if not isinstance(model, AudioDec):
@@ -377,15 +375,15 @@ def _vocoder_of(model: Model[Any]) -> HiFiGANGenerator:
     return decoder
 
 
-def take_analyzer(model: AudioDec, source: str) -> None:
-    """Copy encoder, projector and quantiser from a run folder (its `best`) or a checkpoint. Raises CheckpointError when they do not fit."""
+def take_analyzer(model: Codec[Any], source: str) -> None:
+    """Copy encoder, projector and quantiser from a run folder (its `best`), a preset or a checkpoint. Raises CheckpointError when they do not fit."""
     from wavespike.hub.load import load
 
     best = Path(source) / "best"
     analyzer = load(best if (best / "config.json").is_file() else source)
-    if not isinstance(analyzer, AudioDec):
-        raise CheckpointError(f"recipe.task.analyzer: expected an autoencoder in {source}, got a {type(analyzer).__name__}; give the run of the first stage")
-    for name in ("encoder", "projector", "quantizer"):
+    if type(analyzer) is not type(model):
+        raise CheckpointError(f"recipe.task.analyzer: expected a {type(model).__name__} in {source}, got a {type(analyzer).__name__}; give the run of the first stage")
+    for name in (name for name in ("encoder", "projector", "quantizer") if hasattr(model, name)):
         try:
             getattr(model, name).load_state_dict(getattr(analyzer, name).state_dict())
         except RuntimeError as error:
