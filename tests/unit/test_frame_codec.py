@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from wavespike.errors import BitstreamError, MissingDependencyError, UsageError
+from wavespike.metrics.energy import energy
 from wavespike.models.fourier_codec import FourierCodec, FourierCodecConfig
 from wavespike.models.frame_codec import FrameCodec
 from wavespike.models.source_filter_codec import SourceFilterCodec, SourceFilterCodecConfig
@@ -46,7 +47,7 @@ def voice(beam: int = 1, pitch_level: int = 1, **options: Any) -> SourceFilterCo
     model = SourceFilterCodec(SourceFilterCodecConfig(
         hop_length=20, frame_length=40, subframes=2, crossfade=5, behind=15, filter_length=70, bands=6, low_bins=5, pitch_dim=8, pitch_layers=1, pitch_level=pitch_level,
         encoder=ConvNeXtConfig(input_channels=11, embed_kernel_size=1, **SIZE), quantizer=RVQConfig(dim=6, num_codebooks=3, codebook_size=16, beam=beam),
-        decoder=ConvNeXtConfig(input_channels=9, **SIZE), **{"analysis_length": 80, **options})).eval()
+        **{"analysis_length": 80, "decoder": ConvNeXtConfig(input_channels=9, **SIZE), **options})).eval()
     torch.nn.init.normal_(model.decoder.lost)
     torch.nn.init.normal_(model.encoder.pitch.out.weight)
     return model
@@ -177,3 +178,19 @@ def test_a_codec_that_does_not_conceal_refuses_to(tmp_path: Any) -> None:
     encode_file(model, tmp_path / "in.wav", tmp_path / "a.wsc", model_name="tiny")
     with pytest.raises((UsageError, BitstreamError), match="does not conceal"):
         decode_file(model, tmp_path / "a.wsc", tmp_path / "out.wav", model_name="tiny", conceal="model")
+
+
+@pytest.mark.parametrize("make", [partial(tiny, spiking=True), partial(voice, decoder=SpikingConvNeXtConfig(input_channels=9, expansion_init_std=0.4, **SIZE))], ids=["fourier", "source-filter"])
+def test_a_spiking_decoder_is_counted_beside_its_dense_twin(make: Callable[[], FrameCodec[Any]]) -> None:
+    model = make()
+    report = energy(model, 0.3 * torch.randn(1, 400))
+    facts = report.to_dict()
+    assert facts["baseline"] == "dense twin"
+    assert facts["operations"]["acs"] > 0
+    assert facts["operations"]["acs"] > 10 * facts["baseline_operations"]["acs"]
+    assert facts["baseline_operations"]["macs"] > facts["operations"]["macs"]
+    assert facts["uncounted"] == {}
+    assert any(0 < rate < 1 for rate in facts["rates"].values())
+    twin = model.dense_twin()
+    assert twin is not None
+    assert twin.dense_twin() is None

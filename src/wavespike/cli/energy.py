@@ -1,4 +1,4 @@
-"""`wavespike energy NAME WAV`: what a vocoder or a recogniser costs on an audio file, counted, in the published and in the complete accounting."""
+"""`wavespike energy NAME WAV`: what a vocoder, a codec or a recogniser costs on an audio file, counted, in the published and in the complete accounting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 def add_arguments(parser: Any) -> None:
     parser.add_argument("name", type=str, help="a model's name (wavespike models), a folder with a checkpoint, or a hub id")
     parser.add_argument("wav", type=str, help="an audio file; channels are averaged, the rate is converted")
-    parser.add_argument("--baseline", type=str, default=None, help="a model to compare with (default for a spiking vocoder: its dense twin)")
+    parser.add_argument("--baseline", type=str, default=None, help="a model to compare with (default for a spiking vocoder or codec: its dense twin)")
     parser.add_argument("--technology", type=str, default="45nm", help="prices of operations: 45nm, 45nm-fp16, 45nm-int8, 7nm, 7nm-int8")
     parser.add_argument("--memory", action="store_true", help="price memory traffic too, each operand read and each result written once")
     parser.add_argument("--out", type=str, default=None, help="a picture (.png, .svg, .pdf): energy by layer, model beside baseline")
@@ -34,8 +34,8 @@ def run(args: Any) -> int:
 
     model = load(args.name)
     baseline = None if args.baseline is None else load(args.baseline)
-    if model.kind not in ("vocoder", "classifier"):
-        raise UsageError(f"{args.name}: expected a vocoder or a classifier, got a {model.kind}; count other models with wavespike.energy(model, input)")
+    if model.kind not in ("vocoder", "codec", "classifier"):
+        raise UsageError(f"{args.name}: expected a vocoder, a codec or a classifier, got a {model.kind}; count other models with wavespike.energy(model, input)")
     if baseline is not None and baseline.kind != model.kind:
         raise UsageError(f"--baseline {args.baseline}: expected a {model.kind} as {args.name} is one, got a {baseline.kind}; `wavespike models` lists what each is")
     if model.sample_rate == 0:
@@ -84,7 +84,7 @@ def _measure(args: Any, model: Any, baseline: Any, audio: Any) -> dict[str, Any]
             features = one.features(x) if isinstance(one, Vocoder) else None
 
             def run(one: Any = one, x: Any = x, features: Any = features) -> None:
-                one(x) if features is None else one.decode(features)
+                one(x[:, None] if one.kind == "codec" else x) if features is None else one.decode(features)
                 if args.device != "cpu":
                     torch.cuda.synchronize()
 

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wavespike.errors import UsageError, nearest
-from wavespike.models.base import Classifier, Model, Vocoder
+from wavespike.models.base import Classifier, Codec, Model, Vocoder
+from wavespike.models.frame_codec import FrameCodec
 from wavespike.models.spiking_vocos import SpikingVocos
 from wavespike.models.vocos import Vocos
 from wavespike.nn.recording import record_spikes, spiking_layers
@@ -126,7 +127,7 @@ _COST: dict[str, dict[str, float]] = {
     **_each("ge gt le lt eq ne abs maximum minimum clamp clamp_min clamp_max relu leaky_relu sign heaviside", comparisons=1),
     **_each("isnan isfinite isinf logical_and logical_or logical_not fmod", comparisons=1),
     **_each("div reciprocal remainder floor_divide", divisions=1),
-    **_each("exp exp2 expm1 log log2 log10 log1p sin cos tan tanh sigmoid erf sqrt rsqrt pow acos asin atan atan2 angle softplus", functions=1),
+    **_each("exp exp2 expm1 log log2 log10 log1p sin cos tan tanh sigmoid erf sqrt rsqrt pow acos asin atan atan2 angle softplus sinc", functions=1),
     **_each("gelu silu elu", functions=1, multiplies=1),
     **_each("addcmul", multiplies=1, adds=1),
     **_each("addcdiv", divisions=1, adds=1),
@@ -422,6 +423,8 @@ def count(model: Model[Any], audio: Tensor, **condition: Any) -> Counted:
             if isinstance(model, Classifier):
                 return count_run(model, lambda: model.logits(features))
             return count_run(model, lambda: model.decode(features, **condition))
+        if isinstance(model, Codec) and audio.ndim == 2:
+            return count_run(model, lambda: model(audio[:, None], **condition))
         return count_run(model, lambda: model(audio, **condition))
 
 
@@ -556,7 +559,7 @@ def _rows(counted: Counted, t: Technology, memory: bool) -> list[dict[str, Any]]
 
 def energy(model: Model[Any], audio: Tensor, *, baseline: Model[Any] | None = None, technology_name: str = "45nm", memory: bool = False,
            **condition: Any) -> EnergyReport:
-    """Count what `model` costs on audio [B, T] or [T] at its rate, beside `baseline`; a spiking vocoder's default baseline is its dense twin.
+    """Count what `model` costs on audio [B, T] or [T] at its rate, beside `baseline`; the default baseline of a spiking vocoder or codec of frames is its dense twin.
 
     For a recogniser the audio is one inference (`complete.microjoules`).
 
@@ -572,6 +575,11 @@ def energy(model: Model[Any], audio: Tensor, *, baseline: Model[Any] | None = No
         if baseline is None:
             with torch.random.fork_rng():
                 baseline, name = Vocos(model.config.dense_twin()).eval().to(audio.device), "dense twin"
+    if isinstance(model, FrameCodec) and baseline is None:
+        with torch.random.fork_rng():
+            baseline = model.dense_twin()
+        if baseline is not None:
+            baseline, name = baseline.to(audio.device), "dense twin"
     if baseline is not None and baseline.sample_rate != model.sample_rate:
         raise UsageError(f"expected a baseline at {model.sample_rate} Hz, got {baseline.sample_rate} Hz; choose one of the same rate")
     other = None if baseline is None else count(baseline, audio, **condition)

@@ -7,6 +7,7 @@ windowed frames of `span` samples, the first `edge` samples of which lie before 
 from __future__ import annotations
 
 import abc
+import dataclasses
 import math
 from typing import Any
 
@@ -95,6 +96,15 @@ class FrameCodec(Codec[ConfigT]):
     @property
     def conceals(self) -> bool:
         return True
+
+    def dense_twin(self) -> FrameCodec[ConfigT] | None:
+        """A codec of the same sizes whose decoder does not spike, with random weights; None where this one does not spike."""
+        decoder = self.config.decoder  # type: ignore[attr-defined]
+        if not isinstance(decoder, SpikingConvNeXtConfig):
+            return None
+        names = {field.name for field in dataclasses.fields(ConvNeXtConfig)}
+        dense = ConvNeXtConfig(**{field.name: getattr(decoder, field.name) for field in dataclasses.fields(decoder) if field.name in names})
+        return type(self)(dataclasses.replace(self.config, decoder=dense)).eval()  # type: ignore[call-arg]
 
     def frames_of(self, audio: Tensor) -> Tensor:
         """Audio [B, 1, T] -> what the encoder sees [B, L, analysis_length]."""
