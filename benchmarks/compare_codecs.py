@@ -165,7 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("files", type=Path, help="a list of audio files")
-    parser.add_argument("--opus", type=float, nargs="*", default=[6.0, 6.4, 8.0, 12.0], help="kbit/s asked of opusenc")
+    parser.add_argument("--opus", type=float, nargs="*", default=[6.4, 7.0, 8.0], help="kbit/s asked of opusenc")
     parser.add_argument("--codebooks", type=int, nargs="*", default=[1, 2, 3, 4, 6, 8])
     parser.add_argument("--no-losses", action="store_true")
     parser.add_argument("--count", type=int, default=None, help="the first so many files only")

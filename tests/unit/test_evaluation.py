@@ -184,7 +184,8 @@ def test_a_twin_is_what_the_card_says_and_its_energy_the_measure(data: list[Path
 def test_bundled_systems_say_what_they_are_and_twins_are_bundled_too() -> None:
     said = {name: open_system(name).facts() for name in presets() if load(name).kind in ("vocoder", "codec")}
     assert {name: facts["what"] for name, facts in said.items()} == {"vocos-24k": "dense vocoder", "spiking-vocos-24k": "spiking vocoder", "griffin-lim-24k": "vocoder, no network",
-                                                                     "specgrad-24k": "diffusion vocoder", "codec-24k": "dense codec", "fourier-24k": "dense codec", "audiodec-24k": "dense codec"}
+                                                                     "specgrad-24k": "diffusion vocoder", "codec-24k": "dense codec", "codec-24k-denoise": "dense codec",
+                                                                     "codec-24k-spiking": "spiking codec", "fourier-24k": "dense codec", "audiodec-24k": "dense codec"}
     assert {name for name, facts in said.items() if facts["twin"]} == {name for name, facts in said.items() if facts["network"] == "spiking"}
     assert all(facts["twin"] in said and said[facts["twin"]]["network"] == "dense" for facts in said.values() if facts["twin"])
 

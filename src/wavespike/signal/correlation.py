@@ -65,16 +65,14 @@ class PeriodCorrelation:
 
     def __call__(self, frames: Tensor) -> Tensor:
         x = F.conv1d(frames.reshape(-1, 1, frames.shape[-1]), self.low_pass(frames), stride=self.factor)[:, 0]
-        # the last filter ends with the frame
-        out = []
+        out, size = [], x.shape[1]  # the last filter ends with the frame
         for length in self.lengths:
             n = length // self.factor
-            place, weight = _places(n, self.shortest, self.longest)
-            before = x[:, place.to(x.device) + x.shape[1]]  # [N, lags, n]
-            weight, recent = weight.to(x), x[:, -n:]
-            weighted = recent * weight
-            power = (weighted * recent).sum(-1, keepdim=True) * (before.square() @ weight)
-            out.append((before * weighted[:, None]).sum(-1) / torch.sqrt(power + EPSILON))
+            weight, recent = weight_of(n).to(x), x[:, -n:]
+            weighted, before = recent * weight, x[:, size - n - self.longest : size - self.shortest]
+            power = (weighted * recent).sum(-1, keepdim=True) * F.conv1d(before.square()[:, None], weight[None, None])[:, 0]
+            both = F.conv1d(before[None], weighted[:, None], groups=x.shape[0])[0]  # every frame with a kernel of its own, [N, lags], longest lag first
+            out.append(both / torch.sqrt(power + EPSILON))
         return torch.cat(out, -1).reshape(*frames.shape[:-1], -1)
 
 
@@ -87,13 +85,6 @@ def _low_pass(config: PeriodCorrelation) -> Tensor:
 
 
 @functools.lru_cache(maxsize=16)
-def _places(length: int, shortest: int, longest: int) -> tuple[Tensor, Tensor]:
-    """Positions [lags, length] before the end of the frame, longest lag first, and the weight [length]."""
-    lags = torch.arange(longest, shortest - 1, -1)
-    place = torch.arange(-length, 0)[None] - lags[:, None]
-    return place, weight_of(length)
-
-
 def weight_of(length: int) -> Tensor:
     """w [length], float64: half a Hann window, then ones."""
     rise = hann_window(length, dtype=torch.float64)[: length // 2]
