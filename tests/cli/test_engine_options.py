@@ -12,10 +12,12 @@ import soundfile
 import torch
 from command import inside, refused, voice
 
+import wavespike.cli.common as common
 from wavespike.hub.load import save
 from wavespike.models.spiking_vocos import SpikingVocos, SpikingVocosConfig
 from wavespike.nn.heads import ISTFTHeadConfig
 from wavespike.nn.spiking import SpikingConvNeXtConfig
+from wavespike.runtime import engines
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,6 +53,10 @@ def test_the_default_vocoder_with_a_compiled_head(place: Path) -> None:
     dense, fast = (soundfile.read(f"{name}.wav")[0] for name in ("dense", "compiled"))
     assert np.abs(dense - fast).max() <= 1e-4 * np.abs(dense).max()
     refused(inside("resynth", "speech.wav", "x.wav", "--model", "model", "--engine", "compiled"), 2, "source-filter head")
+
+
+def test_the_command_line_knows_every_engine() -> None:
+    assert common.ENGINES == engines.ENGINES
 
 
 def test_what_an_engine_cannot_do_is_refused(place: Path) -> None:

@@ -76,8 +76,12 @@ def by_steps(model: Any, told: dict[str, Any], advance: Callable[[float], None])
     return {**told, "progress": lambda step, count: advance(count * each)}, lambda seconds: None
 
 
+ENGINES = ("auto", "dense", "compiled", "events", "onnx")
+"""Those of `runtime.engines`, which a parser cannot ask without importing PyTorch."""
+
+
 def add_engine(parser: Any, int8: bool = True) -> None:
-    parser.add_argument("--engine", choices=["auto", "dense", "compiled", "events", "onnx"], default="auto",
+    parser.add_argument("--engine", choices=ENGINES, default="auto",
                         help="what runs the network: PyTorch, PyTorch with a compiled head, its spikes one by one, or ONNX Runtime; auto: events for spiking models where Numba is installed")
     if int8:
         parser.add_argument("--int8", action="store_true", help="8-bit weights, for events and onnx: faster, a little less exact")

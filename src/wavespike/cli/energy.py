@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from wavespike.cli.common import ENGINES
+
 
 def add_arguments(parser: Any) -> None:
     parser.add_argument("name", type=str, help="a model's name (wavespike models), a folder with a checkpoint, or a hub id")
@@ -14,7 +16,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--memory", action="store_true", help="price memory traffic too, each operand read and each result written once")
     parser.add_argument("--out", type=str, default=None, help="a picture (.png, .svg, .pdf): energy by layer, model beside baseline")
     parser.add_argument("--measure", action="store_true", help="also measure: joules above idle by the processor's (RAPL) or the GPU's (NVML) counter, where there is one")
-    parser.add_argument("--engine", choices=["auto", "dense", "compiled", "events", "onnx"], default="dense", help="with --measure: what runs the model (counting is of the dense form)")
+    parser.add_argument("--engine", choices=ENGINES, default="dense", help="with --measure: what runs the model (counting is of the dense form)")
     parser.add_argument("--device", type=str, default="cpu", help="with --measure: cpu or cuda")
     parser.add_argument("--repeats", type=int, default=5, help="with --measure: how often")
     parser.add_argument("--json", action="store_true", help="print JSON")

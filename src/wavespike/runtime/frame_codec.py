@@ -44,7 +44,8 @@ class FrameStream(FrameCodecStream):
         self.engine = _choose(engine, model, batch_size)
         self._hops: list[tuple[Any, Any]] = []
         if self.engine == "compiled":
-            self._hops = [compiled_hops(model, num_codebooks) for _ in range(batch_size)]
+            encode, decode = compiled_hops(model, num_codebooks)
+            self._hops = [(encode, decode), *((encode.another(), decode.another()) for _ in range(batch_size - 1))]
             return
         encoder, decoder = steps_of(model, num_codebooks)
         self._encode_one: Any = encoder

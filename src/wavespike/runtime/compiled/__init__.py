@@ -55,8 +55,12 @@ def accelerate(model: ModuleT) -> ModuleT:
 
 def replaced(module: nn.Module, by: Replacement) -> nn.Module:
     """The module with those in it for which `by` has another; all others are shared, the given one stays as it is."""
-    if (other := by(module)) is not None:
-        return other
+    other = by(module)
+    return with_children(module, by) if other is None else other
+
+
+def with_children(module: nn.Module, by: Replacement) -> nn.Module:
+    """`replaced` for what is inside a module."""
     children = {name: replaced(child, by) for name, child in module.named_children()}
     if all(child is module._modules[name] for name, child in children.items()):
         return module

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from wavespike.nn.convnext import ConvNeXtBackbone
 from wavespike.nn.pitch import PitchClasses
 from wavespike.nn.pitch_code import NOT_SENT
 from wavespike.runtime.compiled import codec_kernels as kernels
+from wavespike.runtime.frame_steps import BackboneStep
 from wavespike.signal.correlation import weight_of
 from wavespike.signal.mel import mel_filterbank
 from wavespike.signal.stft import hann_window
@@ -24,8 +27,7 @@ f4 = np.float32
 def suits(model: object) -> bool:
     """Whether this codec can run so: dense, in single precision on the CPU, a quantiser that takes the nearest codeword."""
     return (isinstance(model, SourceFilterCodec) and isinstance(model.decoder.backbone, ConvNeXtBackbone) and model.config.quantizer.beam == 1
-            and model.decoder.out.weight.dtype == torch.float32 and model.decoder.out.weight.device.type == "cpu"
-            and all(part.config.layer_scale_init_value != 0 for part in (model.encoder.backbone, model.decoder.backbone)))
+            and model.decoder.out.weight.dtype == torch.float32 and model.decoder.out.weight.device.type == "cpu")
 
 
 def numbers(x: Tensor) -> Array:
@@ -33,22 +35,25 @@ def numbers(x: Tensor) -> Array:
 
 
 def _backbone(module: ConvNeXtBackbone) -> kernels.Backbone:
-    """Weights folded as in `frame_steps.BackboneStep`, and a state of zeros."""
-    c, blocks = module.config, list[Any](module.blocks)
-    assert module.embed.bias is not None
-    norms: list[Any] = [module.norm, *(b.norm for b in blocks), module.final_layer_norm]
-    dim, hidden = c.dim, blocks[0].pwconv1.weight.shape[0]
+    """The weights of the folded step, and a state of zeros."""
+    c, step = module.config, BackboneStep(module)
 
-    def stacked(parts: list[Any]) -> Array:
+    def stacked(parts: Iterable[Any]) -> Array:
         return numbers(torch.stack([p.detach() for p in parts]))
 
+    norms: list[Any] = list(step.norms)
     return kernels.Backbone(
-        embed=numbers(module.embed.weight.permute(2, 1, 0).flatten(0, 1)), embed_bias=numbers(module.embed.bias),
-        norms=stacked([n.weight for n in norms]), norm_biases=stacked([n.bias for n in norms]), epsilon=float(norms[0].eps),
-        kernels=stacked([b.dwconv.weight[:, 0].t() for b in blocks]), kernel_biases=stacked([b.dwconv.bias for b in blocks]),
-        first=stacked([b.pwconv1.weight.t() for b in blocks]), first_biases=stacked([b.pwconv1.bias for b in blocks]),
-        second=stacked([(b.pwconv2.weight * b.gamma[:, None]).t() for b in blocks]), second_biases=stacked([b.pwconv2.bias * b.gamma for b in blocks]),
-        inputs=np.zeros((c.embed_kernel_size - 1, c.input_channels), f4), past=np.zeros((c.num_layers, 6, dim), f4), y=np.zeros(dim, f4), wide=np.zeros(hidden, f4))
+        embed=numbers(step.embed.t()), embed_bias=numbers(step.embed_bias),
+        norms=stacked(n.weight for n in norms), norm_biases=stacked(n.bias for n in norms), epsilon=float(norms[0].eps),
+        kernels=stacked(step.kernels), kernel_biases=stacked(step.kernel_biases), first=stacked(step.first), first_biases=stacked(step.first_bias),
+        second=stacked(step.second), second_biases=stacked(step.second_bias),
+        inputs=np.zeros((c.embed_kernel_size - 1, c.input_channels), f4), past=np.zeros((c.num_layers, 6, c.dim), f4), y=np.zeros(c.dim, f4),
+        wide=np.zeros(step.first[0].shape[1], f4))
+
+
+def _anew(backbone: kernels.Backbone) -> kernels.Backbone:
+    """The same weights before the first frame."""
+    return backbone._replace(inputs=np.zeros_like(backbone.inputs), past=np.zeros_like(backbone.past))
 
 
 class HopEncoder:
@@ -78,9 +83,15 @@ class HopEncoder:
         self.project, self.project_bias = numbers(encoder.project.weight.t()), numbers(encoder.project.bias)
         books = residual.codebooks[: len(self.envelope)].detach()
         self.books, self.rows, self.squares = numbers(books), numbers(2 * books.transpose(1, 2)), numbers(-books.square().sum(2))
-        self.heard = np.zeros(c.bands + c.low_bins + c.correlation.features * bool(lengths), f4)
+        self.heard = np.zeros(c.bands + c.low_bins + correlation.features, f4)
         self.hidden, self.listened = np.zeros(c.encoder.dim, f4), np.zeros(c.pitch_dim, f4)
         self.score, self.size = np.zeros(c.quantizer.codebook_size, f4), c.quantizer.codebook_size
+
+    def another(self) -> HopEncoder:
+        """One for a further stream of the same session: weights and room to work in are shared, and nothing has been heard."""
+        new = copy.copy(self)
+        new.backbone, new.pitch = _anew(self.backbone), _anew(self.pitch)
+        return new
 
     def __call__(self, frame: Array) -> Array:
         c = self.config
@@ -112,7 +123,10 @@ class HopDecoder:
     def __init__(self, model: SourceFilterCodec):
         c, decoder = model.config, model.decoder
         assert isinstance(decoder.backbone, ConvNeXtBackbone)
-        self.config, self.scale = c, decoder.scale
+        self.config = c
+        classes = torch.arange(NOT_SENT, decoder.scale.size)
+        self.told_of = numbers(decoder.pitch_input(classes[None])[0].t())  # [1 + size, 3], of NOT_SENT first
+        self.hertz = decoder.scale.hertz(classes).tolist()
         self.books, self.lost = numbers(model.quantizer.residual.codebooks), numbers(decoder.lost)
         self.backbone = _backbone(decoder.backbone)
         self.out, self.out_bias = numbers(decoder.out.weight.t()), numbers(decoder.out.bias)
@@ -122,16 +136,25 @@ class HopDecoder:
         self.index, self.position = int(start.train.index), int(start.position)
         self.train = np.array([float(start.train.f0_hz), float(start.train.voiced), float(start.train.phase)])
         self.sources = np.zeros((2, c.crossfade + c.hop_length), f4)
+        self.start = self.index, self.position, self.train.copy()
         rows = 2 * c.subframes
         self.filter_size, self.filter_phase = (np.zeros((rows, c.filter_length // 2 + 1), f4) for _ in range(2))
         self.hidden, self.told = np.zeros(c.decoder.dim, f4), np.zeros(c.decoder.input_channels, f4)
+
+    def another(self) -> HopDecoder:
+        """One for a further stream of the same session: weights and room to work in are shared, and nothing has been said."""
+        new = copy.copy(self)
+        new.backbone, new.sources = _anew(self.backbone), np.zeros_like(self.sources)
+        new.index, new.position, train = self.start
+        new.train = train.copy()
+        return new
 
     def __call__(self, codes: Array, lost: bool) -> Array:
         c, place = self.config, self.config.pitch_level
         if not lost:
             self.index = int(codes[place]) if len(codes) > place else NOT_SENT
         index, told = self.index, self.told
-        told[0], told[1], told[2] = index > 0, index * (2 / (self.scale.size - 1)) - 1 if index > 0 else 0, index < 0
+        told[:3] = self.told_of[index - NOT_SENT]
         z = told[3:]
         z[:] = self.lost if lost else 0
         if not lost:
@@ -143,8 +166,7 @@ class HopDecoder:
         kernels.filters(gains.reshape(2 * c.subframes, c.bins), self.matrix, self.filter_size, self.filter_phase)
         self.sources[:, : c.crossfade] = self.sources[:, c.hop_length :]
         fresh = self.sources[:, c.crossfade :]
-        f0_hz = self.scale.f_min_hz * (self.scale.f_max_hz / self.scale.f_min_hz) ** ((max(index, 1) - 1) / (self.scale.size - 2))
-        kernels.pulses(f0_hz, index > 0, self.train, c.hop_length, float(c.sample_rate), fresh[0])
+        kernels.pulses(self.hertz[index - NOT_SENT], index > 0, self.train, c.hop_length, float(c.sample_rate), fresh[0])
         kernels.noise(self.position, fresh[1])
         self.position += c.hop_length
         stretches = np.lib.stride_tricks.as_strided(self.sources, (2, c.subframes, c.stretch), (self.sources.strides[0], 4 * c.step, 4))

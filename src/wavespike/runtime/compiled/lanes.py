@@ -369,20 +369,24 @@ JOIN_WINDOW = (WINDOW / N_FFT).astype(np.float32)
 
 @compiled
 def _down(buffer: Array, twiddles: Array, eighth: int) -> None:
-    base = 64 * eighth
-    for j in range(8):
-        middle(buffer, base, twiddles, j)
-    for j in range(8):
-        last(buffer, base + 8 * j)
+    """An eighth of the spectrum and the one that mirrors it; 0 and 4 mirror themselves."""
+    for which in range(1 if eighth % 4 == 0 else 2):
+        base = 64 * (8 - eighth if which else eighth)
+        for j in range(8):
+            middle(buffer, base, twiddles, j)
+        for j in range(8):
+            last(buffer, base + 8 * j)
 
 
 @compiled
 def _up(buffer: Array, twiddles: Array, eighth: int) -> None:
-    base = 64 * eighth
-    for j in range(8):
-        last_back(buffer, base + 8 * j)
-    for j in range(8):
-        middle_back(buffer, base, twiddles, j)
+    """The way back from `_down`."""
+    for which in range(1 if eighth % 4 == 0 else 2):
+        base = 64 * (8 - eighth if which else eighth)
+        for j in range(8):
+            last_back(buffer, base + 8 * j)
+        for j in range(8):
+            middle_back(buffer, base, twiddles, j)
 
 
 @compiled
@@ -395,18 +399,13 @@ def project(heard: Array, said: Array, stride: int, blocks: int, magnitude: Arra
             cut_and_turn(heard, stride, LANES * block, window, twiddles, buffer, j)
         at, n = block * BINS * LANES, 0
         for eighth in range(5):
-            other = (8 - eighth) % 8
             _down(buffer, twiddles, eighth)
-            if other != eighth:
-                _down(buffer, twiddles, other)
             if eighth == 0:
                 project_ends(buffer, magnitude, at)
             while n < pairs.shape[0] and pairs[n, 0] == eighth:
                 project_pair(buffer, pairs[n, 1], pairs[n, 2], turns, pairs[n, 3], magnitude, at)
                 n += 1
             _up(buffer, twiddles, eighth)
-            if other != eighth:
-                _up(buffer, twiddles, other)
         for j in range(64):
             turn_and_join(buffer, twiddles, join_window, j, carry, said, stride, LANES * block)
     _flush(carry, said, stride, LANES * blocks)
@@ -432,20 +431,14 @@ def guess(train: Array, hiss: Array, said: Array, stride: int, blocks: int, z: A
             cut_and_turn(hiss, stride, LANES * block, window, twiddles, other_buffer, j)
         at, n, column = block * BINS * LANES, 0, LANES * block
         for eighth in range(5):
-            other = (8 - eighth) % 8
             _down(buffer, twiddles, eighth)
             _down(other_buffer, twiddles, eighth)
-            if other != eighth:
-                _down(buffer, twiddles, other)
-                _down(other_buffer, twiddles, other)
             if eighth == 0:
                 guess_ends(buffer, other_buffer, z, z_stride, column, bias, low, heard, magnitude, at)
             while n < pairs.shape[0] and pairs[n, 0] == eighth:
                 guess_pair(buffer, other_buffer, pairs[n, 1], pairs[n, 2], turns, pairs[n, 3], z, z_stride, column, bias, low, heard, magnitude, at)
                 n += 1
             _up(buffer, twiddles, eighth)
-            if other != eighth:
-                _up(buffer, twiddles, other)
         for j in range(64):
             turn_and_join(buffer, twiddles, join_window, j, carry, said, stride, LANES * block)
     _flush(carry, said, stride, LANES * blocks)

@@ -10,14 +10,13 @@ Needs Numba (`pip install 'wavespike[events]'`). The first call compiles, a few 
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
 from wavespike.errors import UsageError
 from wavespike.nn.recording import spiking_layers
-from wavespike.runtime.compiled import available, replaced
+from wavespike.runtime.compiled import available, replaced, with_children
 
 if TYPE_CHECKING:
     from wavespike.runtime.events.backbone import Precision
@@ -56,11 +55,11 @@ def accelerate(model: ModuleT, precision: Precision = "float32", **options: Any)
             return EventLayer.of(module)
         if isinstance(module, SpikingReadout):
             return EventReadout.of(module)
+        if type(module) is SpArch and (new := with_children(module, by_events)) is not module:
+            new.__class__ = EventSpArch
+            return new
         return None
 
     out = replaced(model, by_events)
-    if type(out) is SpArch:
-        out = copy.copy(out)
-        out.__class__ = EventSpArch
     assert isinstance(out, type(model))
     return out
