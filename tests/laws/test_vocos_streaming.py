@@ -53,6 +53,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "source-filter-eighth": vocos("same", source_filter(hop_length=8, consistency_steps=3), hop_length=8),
     "source-filter-uneven": vocos("center", source_filter(hop_length=24), hop_length=24),
     "source-filter-causal": vocos("center", source_filter(causal=True), {"causal": True}),
+    "source-filter-hidden": vocos("center", source_filter(pitch="hidden", consistency_steps=1)),
+    "source-filter-hidden-causal": vocos("same", source_filter(pitch="hidden", consistency_steps=1, causal=True), {"causal": True}),
+    "source-filter-spikes": {
+        **vocos("center", source_filter(pitch="hidden", dim=32, consistency_steps=1)), "type": "spiking-vocos",
+        "backbone": {"type": "spiking-convnext", "dim": 16, "intermediate_dim": 24, "num_layers": 2, "input_channels": 12, "time_steps": 2, "readout": "spikes",
+                     "expansion_init_std": 0.4}},
     "griffin-lim": {"type": "griffin-lim", "iterations": 5, "features": MEL},
     "griffin-lim-same": {"type": "griffin-lim", "iterations": 3, "features": {**MEL, "padding": "same"}, "seed": 3},
 }

@@ -85,8 +85,10 @@ def test_functions_keep_their_stated_errors() -> None:
 @pytest.mark.parametrize("neuron", [
     NeuronConfig(kind="if"), NeuronConfig(kind="lif", tau=1.5, decay_input=False), NeuronConfig(kind="lif", reset="soft"), NeuronConfig(kind="plif", v_reset=-0.3),
 ], ids=["if", "lif-no-decay", "soft", "reset"])
-@pytest.mark.parametrize("options", [{"time_steps": 1}, {"time_steps": 6, "temporal_shift": True, "shift_segments": 8, "shift_fold": 2}, {"time_steps": 2, "mlp": "silenced"},
-                                     {"time_steps": 3, "causal": True, "adanorm_num_embeddings": 3}], ids=["1", "6-shift", "silenced", "3-causal-adanorm"])
+@pytest.mark.parametrize("options", [
+    {"time_steps": 1}, {"time_steps": 6, "temporal_shift": True, "shift_segments": 8, "shift_fold": 2}, {"time_steps": 2, "mlp": "silenced"},
+    {"time_steps": 3, "causal": True, "adanorm_num_embeddings": 3}, {"time_steps": 3, "readout": "spikes", "activation": "identity"},
+], ids=["1", "6-shift", "silenced", "3-causal-adanorm", "3-spikes-out"])
 def test_every_neuron_and_option(neuron: NeuronConfig, options: dict[str, Any]) -> None:
     dense = backbone(neuron=neuron, **options)
     fast = events.accelerate(dense)
@@ -188,6 +190,40 @@ def test_the_compiled_head_is_the_head(padding: Any, momentum: float) -> None:
             assert error(fast(hidden, features), head(hidden, features)) < 1e-4
     hidden.requires_grad_()
     assert fast(hidden, features).requires_grad
+
+
+@pytest.mark.parametrize("padding", ["center", "same"])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_head_that_reads_spikes_adds_the_rows_of_those_that_fired(padding: Any, precision: Any) -> None:
+    from wavespike.models.registry import build
+    from wavespike.runtime.events.head import EventSourceFilterHead
+
+    torch.manual_seed(0)
+    model: Any = build({
+        "type": "spiking-vocos", "features": {"type": "mel", "n_mels": 12, "padding": padding},
+        "backbone": {"type": "spiking-convnext", "input_channels": 12, "dim": 32, "intermediate_dim": 48, "num_layers": 1, "time_steps": 3, "initial_norm": True,
+                     "readout": "spikes", "activation": "identity", "expansion_init_std": 0.4},
+        "head": {"type": "source-filter", "dim": 96, "padding": padding, "pitch": "hidden", "momentum": 0.0, "consistency_steps": 2}}).eval()
+    with torch.no_grad():
+        model.head.out.weight.normal_(std=0.05)
+        model.head.pitch.out.weight.normal_(std=0.5)
+    fast = events.accelerate(model, precision)
+    assert isinstance(fast.head, EventSourceFilterHead)
+    features = 2 * torch.randn(2, 12, 61)
+    hidden = model.backbone(features)
+    assert torch.equal(fast.backbone(features), hidden)  # of whole float32 rows in both precisions: the pitch hangs on it
+    assert 0.02 < float(hidden.mean()) < 0.5 and set(hidden.unique().tolist()) == {0.0, 1.0}
+    for ours, want in zip(fast.head.hear(hidden, features), model.head.hear(hidden, features), strict=True):
+        torch.testing.assert_close(ours, want)
+    want = model.decode(features)
+    assert error(fast.decode(features), want) < (1e-4 if precision == "float32" else 0.05)
+    with torch.no_grad():
+        model.head.out.weight.mul_(0.5)  # the rows are packed anew
+        model.head.pitch.out.bias.add_(1.0)
+    assert error(fast.decode(features), model.decode(features)) < (1e-4 if precision == "float32" else 0.05)
+    assert error(fast.decode(features), want) > 1e-3
+    frames = hidden[:, :, :].clone().requires_grad_()
+    assert fast.head.hear(frames, features)[0].requires_grad
 
 
 def test_the_engine_compiled_says_what_the_dense_vocoder_says_and_streams_it() -> None:

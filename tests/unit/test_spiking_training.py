@@ -40,6 +40,7 @@ from wavespike.training.spiking_losses import (
     feature_distillation,
     firing_rates,
     output_distillation,
+    pitch_distillation,
     rate_regulariser,
     target_energy_regulariser,
 )
@@ -112,11 +113,34 @@ def test_published_recipes_train_two_steps(recipe: str, corpus: list[str], teach
     assert torch.isfinite(model(torch.randn(1, 4096) * 0.1)).all()
 
 
-def test_our_recipe_starts_from_its_teacher_keeps_the_pitch_network_and_regularises(corpus: list[str], teachers: dict[str, str], tmp_path: Path) -> None:
-    pytest.importorskip("pyworld", reason="pitch labels need the package pyworld")
+def test_our_recipe_learns_the_pitch_from_its_teacher_without_labels(corpus: list[str], teachers: dict[str, str], tmp_path: Path) -> None:
+    run, rows = train(tmp_path / "run", "spiking-vocos-24k",
+                      [*TINY, "model.head.dim=128", *corpus, "task.spikes.energy_weight=0.5", f"task.distillation.teacher={teachers['source-filter']}"])
+    assert all({"loss/feature", "loss/output", "loss/pitch", "loss/rate", "loss/energy", "rate/backbone.readout"} <= row.keys() for row in rows)
+    assert not list((run / "cache").glob("*.pitch.npy"))
+    model = wavespike.load(str(run / "last"))
+    assert isinstance(model, SpikingVocos) and model.config.head.pitch == "hidden"  # type: ignore[union-attr]
+    assert torch.isfinite(model(torch.randn(1, 4096) * 0.1)).all()
+
+
+def test_the_distilled_pitch_pulls_at_the_backbone_and_is_least_at_the_teachers() -> None:
+    torch.manual_seed(0)
+    logits, voicing = 3 * torch.randn(2, 5, 30), torch.randn(2, 5)
+    least = pitch_distillation(logits, voicing, logits, voicing)
+    for other in (logits + torch.randn_like(logits), logits.roll(1, -1)):
+        assert pitch_distillation(other, voicing, logits, voicing) > least
+    assert pitch_distillation(logits, voicing + 1, logits, voicing) > least
+    moved = logits.clone()
+    moved[0, 0] = 0
+    unheard = voicing.clone()
+    unheard[0, 0] = -30  # what the teacher does not hear need not be followed
+    torch.testing.assert_close(pitch_distillation(moved, unheard, logits, unheard), pitch_distillation(logits, unheard, logits, unheard), atol=1e-6, rtol=0)
+
+
+def test_a_pitch_network_from_the_teacher_can_be_kept(corpus: list[str], teachers: dict[str, str], tmp_path: Path) -> None:
     teacher = wavespike.load(teachers["source-filter"])
-    run, rows = train(tmp_path / "run", "spiking-vocos-24k", [*TINY, *OURS, *corpus, "task.spikes.energy_weight=0.5", f"task.distillation.teacher={teachers['source-filter']}"])
-    assert all({"loss/feature", "loss/output", "loss/rate", "loss/energy"} <= row.keys() for row in rows)
+    own = ["model.head.pitch=network", *OURS, "model.backbone.readout=membrane", "task.distillation.pitch_weight=0", "task.distillation.freeze=[head.pitch.]"]
+    run, _ = train(tmp_path / "run", "spiking-vocos-24k", [*TINY, *own, *corpus, f"task.distillation.teacher={teachers['source-filter']}"])
     state, before = wavespike.load(str(run / "last")).state_dict(), teacher.state_dict()
     pitch = [k for k in before if k.startswith("head.pitch.")]
     assert pitch

@@ -36,9 +36,14 @@ class SpikingVocosConfig(VocosConfig):
 
     backbone: SpikingConvNeXtConfig = SpikingConvNeXtConfig()  # type: ignore[assignment]
 
+    @property
+    def hidden_dim(self) -> int:
+        return self.backbone.output_dim
+
     def dense_twin(self) -> VocosConfig:
         """The Vocos of the same size, features and head: what energy and quality are compared with."""
-        return VocosConfig(features=self.features, backbone=ConvNeXtConfig(**{k: getattr(self.backbone, k) for k in SHARED}), head=self.head)
+        head = dataclasses.replace(self.head, dim=self.backbone.dim)
+        return VocosConfig(features=self.features, backbone=ConvNeXtConfig(**{k: getattr(self.backbone, k) for k in SHARED}), head=head)
 
     @classmethod
     def twin_of(cls, dense: VocosConfig, **options: Any) -> SpikingVocosConfig:
@@ -46,7 +51,8 @@ class SpikingVocosConfig(VocosConfig):
         if not isinstance(dense.backbone, ConvNeXtConfig):
             raise ConfigError(f"expected a Vocos with a ConvNeXt backbone, got {type(dense.backbone).__name__}; only ConvNeXt has a spiking twin")
         shared = {k: getattr(dense.backbone, k) for k in SHARED}
-        return cls(features=dense.features, backbone=SpikingConvNeXtConfig(**{**shared, **options}), head=dense.head)
+        backbone = SpikingConvNeXtConfig(**{**shared, **options})
+        return cls(features=dense.features, backbone=backbone, head=dataclasses.replace(dense.head, dim=backbone.output_dim))
 
 
 class SpikingVocos(Vocos):

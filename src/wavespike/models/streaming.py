@@ -21,6 +21,7 @@ from wavespike.errors import FeatureError, UsageError
 from wavespike.models.base import Stream, check_audio
 from wavespike.nn.heads import ISTFTHead, SourceFilterHead
 from wavespike.nn.imdct_heads import IMDCTHead
+from wavespike.nn.pitch import PitchEstimator
 from wavespike.signal.blocks import BlockGriffinLim, BlockIMDCT, BlockISTFT, BlockSTFT, FrameQueue
 from wavespike.signal.griffin_lim import scaled
 from wavespike.signal.mel import MelConfig, log_mel_of_spectrum
@@ -142,6 +143,8 @@ class HeadBlocks(Protocol):
     """Samples, counted from the hidden frames."""
     lag_frames: int
     """Frames that the head itself waits for beyond its features."""
+    hidden_lag_frames: int
+    """Frames that it waits for beyond its hidden frames."""
 
     def push(self, hidden: Tensor, features: Tensor, final: bool) -> Tensor: ...
 
@@ -149,7 +152,7 @@ class HeadBlocks(Protocol):
 class ISTFTBlocks:
     """`ISTFTHead` by blocks, its consistency projections too."""
 
-    lag_frames = 0
+    lag_frames = hidden_lag_frames = 0
 
     def __init__(self, head: ISTFTHead):
         c = head.config
@@ -169,7 +172,7 @@ class ISTFTBlocks:
 class IMDCTBlocks:
     """`IMDCTHead` by blocks."""
 
-    lag_frames = 0
+    lag_frames = hidden_lag_frames = 0
 
     def __init__(self, head: IMDCTHead):
         self.head = head
@@ -191,19 +194,22 @@ class SourceFilterBlocks:
         context = math.ceil(c.n_fft / 2 / c.hop_length) + 1 + (math.ceil(c.n_fft / c.hop_length) - 1) * (c.consistency_steps + 1)
         self.windows = FrameWindows((context, context), c.hop_length, self._render)
         self.delay = self.windows.delay
-        self.lag_frames = head.pitch.backbone.context_frames[1] + PITCH_REACH_FRAMES
-        self.state = head.pitch.backbone.initial_state(batch_size)
+        own = head.pitch if isinstance(head.pitch, PitchEstimator) else None
+        self.lag_frames = 0 if own is None else own.backbone.context_frames[1] + PITCH_REACH_FRAMES
+        self.hidden_lag_frames = PITCH_REACH_FRAMES if own is None else 0
+        self.state = None if own is None else own.backbone.initial_state(batch_size)
         self.logits: Tensor | None = None  # [B, bins + 1, l], from frame `base` on
         self.base = self.known = 0
         self.last: tuple[Tensor, Tensor] | None = None  # pitch and phase of the last frame
         self.waiting = [FrameQueue() for _ in range(5)]
         self.counts = [0] * 5
 
-    def _pitch(self, features: Tensor, final: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _pitch(self, hidden: Tensor, features: Tensor, final: bool) -> tuple[Tensor, Tensor, Tensor]:
         """New frames of pitch in hertz, voicing and phase, each [B, l], exact: no artificial edge is near."""
         pitch, rate = self.head.pitch, self.head.mel.sample_rate
-        h, self.state = pitch.backbone.step(features.to(pitch.out.weight.dtype), self.state, None, final)
-        out = pitch.out(h).transpose(1, 2)
+        if isinstance(pitch, PitchEstimator):
+            hidden, self.state = pitch.backbone.step(features.to(pitch.out.weight.dtype), self.state, None, final)
+        out = pitch.out(hidden.to(pitch.out.weight.dtype)).transpose(1, 2)
         self.logits = out if self.logits is None else torch.cat([self.logits, out], -1)
         end = self.base + self.logits.shape[-1]
         until = end if final else max(self.known, end - PITCH_REACH_FRAMES)
@@ -226,7 +232,7 @@ class SourceFilterBlocks:
         return f0, voiced, phase
 
     def push(self, hidden: Tensor, features: Tensor, final: bool) -> Tensor:
-        new = [hidden.transpose(1, 2), features, *self._pitch(features, final)]
+        new = [hidden.transpose(1, 2), features, *self._pitch(hidden, features, final)]
         for queue, frames in zip(self.waiting, new, strict=True):
             queue.put(frames)
         self.counts = [n + frames.shape[-1] for n, frames in zip(self.counts, new, strict=True)]
@@ -260,7 +266,7 @@ class BackboneStream(CheckedStream):
         self.backbone, self.condition = backbone, condition
         self.state = backbone.initial_state(batch_size)
         self.head = head_blocks(head, batch_size)
-        self.delay = max(backbone.context_frames[1], self.head.lag_frames) * hop_length + self.head.delay
+        self.delay = max(backbone.context_frames[1] + self.head.hidden_lag_frames, self.head.lag_frames) * hop_length + self.head.delay
 
     def process(self, chunk: Tensor, final: bool) -> Tensor:
         hidden, self.state = self.backbone.step(chunk, self.state, self.condition, final)

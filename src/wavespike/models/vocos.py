@@ -44,9 +44,14 @@ class VocosConfig(Config):
         """C of the features."""
         return self.features.n_mels if isinstance(self.features, MelConfig) else self.features.codebook_dim
 
+    @property
+    def hidden_dim(self) -> int:
+        """Channels between backbone and head."""
+        return self.backbone.dim
+
     def __post_init__(self) -> None:
-        if self.backbone.dim != self.head.dim:
-            raise ConfigError(f"head.dim: expected the backbone's dim {self.backbone.dim}, got {self.head.dim}")
+        if self.hidden_dim != self.head.dim:
+            raise ConfigError(f"head.dim: expected the backbone's dim {self.hidden_dim}, got {self.head.dim}")
         if self.backbone.input_channels != self.channels:
             raise ConfigError(f"backbone.input_channels: expected the features' {self.channels}, got {self.backbone.input_channels}")
         if self.head.hop_length != self.features.hop_length:

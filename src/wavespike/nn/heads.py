@@ -11,14 +11,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from wavespike.config import Config
 from wavespike.errors import ConfigError
-from wavespike.nn.pitch import PitchEstimator
+from wavespike.nn.pitch import PitchEstimator, PitchReadout
 from wavespike.signal.griffin_lim import Frames, griffin_lim, scaled
 from wavespike.signal.mel import MelConfig, magnitude_from_mel
 from wavespike.signal.source import integrate_pitch, sources
@@ -41,7 +41,9 @@ class ISTFTHeadConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceFilterHeadConfig(Config):
-    """`pitch_dim` and `pitch_layers` size the pitch estimator; `consistency_steps` is the number of Griffin-Lim projections.
+    """`pitch` is heard by a "network" of its own, of size `pitch_dim` and `pitch_layers`, or read from the "hidden" frames of the backbone.
+
+    `consistency_steps` is the number of Griffin-Lim projections.
 
     `momentum` is that of the projections, or where learning starts. High momentum scores higher in PESQ and sounds phasier; 0 is the plain algorithm.
     `phase_correction` lets the network turn the phase of the harmonic source bin by bin; without a discriminator it learned nothing of use.
@@ -53,6 +55,7 @@ class SourceFilterHeadConfig(Config):
     n_fft: int = 1024
     hop_length: int = 256
     padding: Padding = "center"
+    pitch: Literal["network", "hidden"] = "network"
     pitch_dim: int = 96
     pitch_layers: int = 4
     consistency_steps: int = 2
@@ -109,7 +112,11 @@ class SourceFilterHead(nn.Module):
             raise ConfigError("head: expected mel features for a source-filter head, got another front end; use the istft head")
         self.config, self.mel = config, mel
         self.bins = config.n_fft // 2 + 1
-        self.pitch = PitchEstimator(mel.n_mels, config.pitch_dim, config.pitch_layers, config.causal)
+        self.pitch: PitchReadout
+        if config.pitch == "hidden":
+            self.pitch = PitchReadout(config.dim)
+        else:
+            self.pitch = PitchEstimator(mel.n_mels, config.pitch_dim, config.pitch_layers, config.causal)
         self.out = nn.Linear(config.dim, (3 if config.phase_correction else 2) * self.bins)
         nn.init.trunc_normal_(self.out.weight, std=0.002)
         nn.init.zeros_(self.out.bias)
@@ -119,9 +126,14 @@ class SourceFilterHead(nn.Module):
     def context_frames(self) -> tuple[int, int]:
         """Frames before and after that touch one hop of output: pitch network, its smoothing, source frames, projections, overlap-add."""
         reach = math.ceil(self.config.n_fft / self.config.hop_length)
-        left, right = self.pitch.backbone.context_frames
+        left, right = self.pitch.backbone.context_frames if isinstance(self.pitch, PitchEstimator) else (0, 0)
         more = 3 + reach * (2 + 2 * self.config.consistency_steps)
         return left + more, right + more
+
+    def hear(self, hidden: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of pitch classes [B, L, bins] and of voicing [B, L], from the features or from the hidden frames."""
+        logits, voicing = self.pitch(features if isinstance(self.pitch, PitchEstimator) else hidden)
+        return logits, voicing
 
     def source(self, f0_hz: Tensor, phase: Tensor, offset_samples: Tensor, pulses: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The harmonic and the noise source, waveforms [B, T] as long as the output.
@@ -161,7 +173,7 @@ class SourceFilterHead(nn.Module):
         """
         c = self.config
         if f0_hz is None or voiced is None:
-            f0_hz, voiced = self.pitch.decode(*self.pitch(features))
+            f0_hz, voiced = self.pitch.decode(*self.hear(hidden, features))
         if offset_samples is None:
             offset_samples = torch.zeros(features.shape[0], dtype=torch.int64, device=features.device)
         phase = integrate_pitch(f0_hz, c.hop_length, self.mel.sample_rate, start_phase, voiced)

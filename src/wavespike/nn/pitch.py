@@ -40,26 +40,22 @@ class PitchClasses(nn.Linear):
         return cls.F_MIN_HZ * torch.exp((weight * index).sum(-1) * (math.log(2) * cls.STEP_CENTS / 1200))
 
 
-class PitchEstimator(nn.Module):
-    """Features [B, C, L] -> class logits [B, L, bins] and voicing logits [B, L], float64."""
+class PitchReadout(nn.Module):
+    """Hidden frames [B, L, dim] of another network -> class logits [B, L, bins] and voicing logits [B, L], float64."""
 
     F_MIN_HZ, F_MAX_HZ = PitchClasses.F_MIN_HZ, PitchClasses.F_MAX_HZ
 
-    def __init__(self, input_channels: int, dim: int = 96, num_layers: int = 4, causal: bool = False):
+    def __init__(self, dim: int):
         super().__init__()
         self.bins = PitchClasses.BINS
-        self.backbone = ConvNeXtBackbone(
-            ConvNeXtConfig(input_channels=input_channels, dim=dim, intermediate_dim=3 * dim, num_layers=num_layers, causal=causal)
-        )
         self.out = PitchClasses(dim)
         self.double()
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        out = in_pieces(lambda x: self.out(self.backbone(x)), features.to(self.out.weight.dtype), self.backbone.context_frames, self.bins + 1)
-        return out[..., :-1], out[..., -1]
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return self.split(hidden.to(self.out.weight.dtype))
 
     def split(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The backbone's frames [B, L, dim] -> logits of the classes and of voicing."""
+        """Hidden frames [B, L, dim] -> logits of the classes and of voicing."""
         out = self.out(hidden)
         return out[..., :-1], out[..., -1]
 
@@ -80,3 +76,18 @@ class PitchEstimator(nn.Module):
         total = F.conv1d(F.pad(weight[:, None], (3, 3)), kernel)[:, 0]
         filled = (near + 1e-3 * f0_hz) / (total + 1e-3)
         return voiced * f0_hz + (1 - voiced) * filled
+
+
+class PitchEstimator(PitchReadout):
+    """Features [B, C, L] -> class logits [B, L, bins] and voicing logits [B, L], float64: a readout with a network of its own."""
+
+    def __init__(self, input_channels: int, dim: int = 96, num_layers: int = 4, causal: bool = False):
+        super().__init__(dim)
+        self.backbone = ConvNeXtBackbone(
+            ConvNeXtConfig(input_channels=input_channels, dim=dim, intermediate_dim=3 * dim, num_layers=num_layers, causal=causal)
+        )
+        self.double()
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        out = in_pieces(lambda x: self.out(self.backbone(x)), features.to(self.out.weight.dtype), self.backbone.context_frames, self.bins + 1)
+        return out[..., :-1], out[..., -1]

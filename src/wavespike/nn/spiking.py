@@ -4,7 +4,8 @@ Equation, with u_s the potential of spiking time step s = 1..S (S steps a frame;
 
     x_s = LN(dwconv7(u_s + alpha shift(u)_s)),   y_s = W2 PLIF(GELU(W1 PLIF(x)))_s,   u_s <- u_s + gamma * y_s * x_s
 
-The input is the same at every step; the output is the read-out sum_s d^(S-s) u_s. Neurons start at rest for every input, so no state survives a call.
+The input is the same at every step; the output is the read-out sum_s d^(S-s) u_s, or with `readout: spikes` the spikes PLIF(LN(u))_s of all steps side by
+side: then the layer behind it only adds weights as well. Neurons start at rest for every input, so no state survives a call.
 Departures: one block with options instead of four files; what does not differ between steps of the first block is computed once; AdaLN works, per item;
 convolutions may be causal; an option takes the spiking MLP out, for ablation.
 """
@@ -26,6 +27,8 @@ from wavespike.nn.norm import Norm, make_norm
 from wavespike.spikes.neurons import NeuronConfig, decay_of, neuron_scan
 
 MLP = Literal["spiking", "silenced", "absent"]
+Activation = Literal["gelu", "identity"]
+Readout = Literal["membrane", "spikes"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,8 @@ class SpikingConvNeXtConfig(Config):
     next step, as many with the previous, weighted by alpha (initial value `shift_penalty`, learnable by `learn_shift_penalty`). `amplitude_shortcut` multiplies the MLP's output by its continuous input.
     `initial_norm` puts Vocos's norm after the embedding. `readout_decay` d weighs the steps. `mlp`: "spiking", "silenced" (parameters kept, spikes
     of the second neuron zeroed) or "absent" (no parameters): for asking what the spikes contribute. `expansion_init_std` is that of W1: at the published 0.02 the second
-    neurons are silent at first and only the tail of the surrogate wakes them; 0.4 lets them fire from the first step.
+    neurons are silent at first and only the tail of the surrogate wakes them; 0.4 lets them fire from the first step. `activation` stands before the
+    second neuron: GELU as published, or none (a neuron is a nonlinearity). `readout`: the weighted potential as published, or spikes.
     """
 
     type_name: ClassVar[str] = "spiking-convnext"
@@ -60,6 +64,8 @@ class SpikingConvNeXtConfig(Config):
     readout_decay: float = 0.9
     mlp: MLP = "spiking"
     expansion_init_std: float = 0.02
+    activation: Activation = "gelu"
+    readout: Readout = "membrane"
 
     def __post_init__(self) -> None:
         if self.time_steps < 1:
@@ -74,6 +80,11 @@ class SpikingConvNeXtConfig(Config):
             raise ConfigError(f"backbone.readout_decay: expected 0..1, got {self.readout_decay}")
         if self.num_layers < 1:
             raise ConfigError(f"backbone.num_layers: expected at least 1, got {self.num_layers}")
+
+    @property
+    def output_dim(self) -> int:
+        """Channels of the output: `dim`, or a place for every neuron and step."""
+        return self.dim * self.time_steps if self.readout == "spikes" else self.dim
 
     @property
     def shifted_channels(self) -> int:
@@ -156,7 +167,8 @@ class SpikingConvNeXtBlock(nn.Module):
         if c.mlp == "absent":
             return self.gamma * x
         first, _ = self.neuron1(x)
-        second, _ = self.neuron2(F.gelu(self.pwconv1(first)))
+        current = self.pwconv1(first)
+        second, _ = self.neuron2(F.gelu(current) if c.activation == "gelu" else current)
         y = self.pwconv2(torch.zeros_like(second) if c.mlp == "silenced" else second)
         out: Tensor = self.gamma * (y * x if c.amplitude_shortcut else y)
         return out
@@ -211,7 +223,7 @@ def spread(x: Tensor, which: list[int]) -> Tensor:
 
 
 class SpikingConvNeXtBackbone(nn.Module):
-    """Embedding, spiking blocks, read-out, final norm. [B, C_in, L] -> [B, L, dim]. Parameter names are upstream's."""
+    """Embedding, spiking blocks, read-out, final norm. [B, C_in, L] -> [B, L, output_dim]. Parameter names are upstream's."""
 
     def __init__(self, config: SpikingConvNeXtConfig):
         super().__init__()
@@ -222,6 +234,8 @@ class SpikingConvNeXtBackbone(nn.Module):
             self.norm = make_norm(c.dim, c.adanorm_num_embeddings)
         self.convnext = nn.ModuleList(SpikingConvNeXtBlock(c) for _ in range(c.num_layers))
         self.final_layer_norm = Norm(c.dim)
+        if c.readout == "spikes":
+            self.readout = Neuron(c.neuron)
         initialise(self)
         if c.mlp != "absent" and c.expansion_init_std != 0.02:
             for block in self.blocks:
@@ -245,6 +259,10 @@ class SpikingConvNeXtBackbone(nn.Module):
         return self.norm(h.transpose(1, 2), condition).transpose(1, 2) if self.config.initial_norm else h
 
     def _finish(self, u: Tensor) -> Tensor:
+        if self.config.readout == "spikes":
+            spikes, _ = self.readout(self.final_layer_norm(u.transpose(2, 3)))  # [S, B, L, C]
+            side_by_side: Tensor = spikes.permute(1, 2, 0, 3).flatten(2)
+            return side_by_side
         out: Tensor = self.final_layer_norm(membrane_readout(u, self.config.readout_decay).transpose(1, 2))
         return out
 
@@ -255,7 +273,7 @@ class SpikingConvNeXtBackbone(nn.Module):
         return self._finish(u)
 
     def states(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """For distillation: the output [B, L, dim]; each block's output; each block's input after the shift, [S, B, C, L]."""
+        """For distillation: the output [B, L, output_dim]; each block's output; each block's input after the shift, [S, B, C, L]."""
         u = self._start(self.embed(x), condition)
         outputs, mixed = [], []
         for block in self.blocks:
@@ -269,7 +287,7 @@ class SpikingConvNeXtBackbone(nn.Module):
         return [self.embed.initial_state(batch_size), *(b.initial_state(batch_size, i == 0) for i, b in enumerate(self.blocks))]
 
     def step(self, x: Tensor, state: list[Tensor], condition: Tensor | None = None, final: bool = False) -> tuple[Tensor, list[Tensor]]:
-        """One chunk of frames [B, C_in, l], l >= 0 -> the hidden frames [B, m, dim] that are complete by now, and the next state.
+        """One chunk of frames [B, C_in, l], l >= 0 -> the hidden frames [B, m, output_dim] that are complete by now, and the next state.
 
         Neurons start at rest in every frame, so the state is that of the convolutions alone. A centred backbone answers `context_frames[1]` frames late.
         """

@@ -30,21 +30,43 @@ from wavespike.errors import CheckpointError, MissingDependencyError, OutputErro
 from wavespike.models.base import Stream
 from wavespike.models.streaming import BackboneStream
 from wavespike.models.vocos import Vocos, _refuse
+from wavespike.nn.heads import SourceFilterHead
 
 CONFIG_KEY = "wavespike.model"
 """Metadata of the file: the model's configuration, so that a file is not run with another model's head."""
 
 
 class _Network(nn.Module):
-    """Backbone and linear layer, the part that is exported."""
+    """Backbone and linear layer, the part that is exported; where the pitch is read from the hidden frames, its logits stand behind."""
 
     def __init__(self, model: Vocos):
         super().__init__()
         self.backbone, self.out = model.backbone, model.head.out
+        self.pitch = model.head.pitch.out if reads_pitch(model) else None
 
     def forward(self, features: Tensor, bandwidth_id: Tensor | None = None) -> Tensor:
-        z: Tensor = self.out(self.backbone(features, bandwidth_id))
-        return z
+        hidden = self.backbone(features, bandwidth_id)
+        z: Tensor = self.out(hidden)
+        return z if self.pitch is None else torch.cat([z, self.pitch(hidden)], -1)
+
+
+def reads_pitch(model: Vocos) -> bool:
+    """Whether the head reads the pitch from the hidden frames."""
+    return isinstance(model.head, SourceFilterHead) and model.head.config.pitch == "hidden"
+
+
+class _Columns(nn.Module):
+    """Columns of what the graph gave, in the place of the linear layer that made them; `weight` tells the type."""
+
+    weight: Tensor
+
+    def __init__(self, columns: slice, layer: nn.Linear):
+        super().__init__()
+        self.columns = columns
+        self.register_buffer("weight", layer.weight.new_empty(0), persistent=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z[..., self.columns]
 
 
 def _needs(package: str) -> Any:
@@ -150,8 +172,12 @@ class OnnxVocos(Vocos):
         self.feature_extractor = model.feature_extractor
         self._context = model.context_frames
         self.head = copy.deepcopy(model.head)
-        self.head.out = nn.Identity()  # type: ignore[assignment]  # the graph ends with the linear layer
-        self.backbone = _OnnxNetwork(session, self.feature_channels, model.head.out.out_features, model.backbone.context_frames)  # type: ignore[assignment]
+        count = model.head.out.out_features
+        self.head.out = _Columns(slice(count), model.head.out)  # type: ignore[assignment]  # the graph ends with the linear layer
+        if reads_pitch(model):
+            self.head.pitch.out = _Columns(slice(count, None), model.head.pitch.out)  # type: ignore[assignment,union-attr]
+            count += model.head.pitch.out.out_features
+        self.backbone = _OnnxNetwork(session, self.feature_channels, count, model.backbone.context_frames)  # type: ignore[assignment]
         self.eval()
 
     @property

@@ -1,9 +1,10 @@
 """Training spiking vocoders: self-architectural distillation (Spiking Vocos, arXiv 2509.13049) and regularisers of rate and of counted energy.
 
-L = L_task + f feature + o output + r rate + e energy, where L_task is that of the adversarial or of the reconstruction task and
+L = L_task + f feature + o output + q pitch + r rate + e energy, where L_task is that of the adversarial or of the reconstruction task and
 
     feature   mean squared error of adapted student potentials and the teacher's block outputs, / the student's layers
     output    L1(log m, log m_t) + p (IP + GD + PTD) of the heads' magnitudes and phases
+    pitch     cross entropy with the teacher's pitch classes, where it hears voice, and with its voicing (Hinton et al., 2015)
     rate      sum over layers of relu(fmin - r) + relu(r - fmax)          (SpArch: Bittar and Garner, 2022)
     energy    relu(size-weighted rate - target): counted accumulates, as a share of those of a network that always fires
 
@@ -42,6 +43,7 @@ from wavespike.training.spiking_losses import (
     feature_distillation,
     firing_rates,
     output_distillation,
+    pitch_distillation,
     rate_regulariser,
     target_energy_regulariser,
     teacher_states,
@@ -56,6 +58,7 @@ class DistillationConfig(Config):
 
     teacher             a preset, a model folder or a hub id
     feature_weight, output_weight, phase_weight   f, o and p above; 0 leaves a term out
+    pitch_weight        q above, for source-filter heads; the harmonic source of training is then at the teacher's pitch
     alignment           which student and teacher layers are compared
     adapter             "published": GELU(LN(1x1)); "linear": 1x1 alone, which can follow a teacher's unbounded states
     relative            the feature term is divided by the mean square of the teacher's last state
@@ -69,6 +72,7 @@ class DistillationConfig(Config):
     feature_weight: float = 40.0
     output_weight: float = 10.0
     phase_weight: float = 0.05
+    pitch_weight: float = 0.0
     alignment: Alignment = "aligned"
     adapter: Literal["published", "linear"] = "published"
     relative: bool = False
@@ -152,9 +156,18 @@ def load_teacher(config: DistillationConfig, student: SpikingVocos) -> Vocos:
         mine, others = dataclasses.asdict(student.config.features), dataclasses.asdict(teacher.config.features)
         differing = [f"{k} {others.get(k)!r} instead of {v!r}" for k, v in mine.items() if others.get(k) != v]
         raise ConfigError(f"{where}: expected the student's features, got others ({', '.join(differing) or 'of another kind'}); give both the same features")
-    if config.output_weight and dataclasses.replace(teacher.config.head, dim=student.config.head.dim) != student.config.head:
+    if config.output_weight and not same_output(student.config.head, teacher.config.head):
         raise ConfigError(f"{where}: expected the student's head for output distillation, got another; give both the same head, or output_weight: 0")
+    if config.pitch_weight and not (isinstance(teacher.head, SourceFilterHead) and isinstance(student.head, SourceFilterHead)):
+        raise ConfigError(f"{where}: expected source-filter heads of student and teacher for distillation of pitch, got others; set pitch_weight: 0")
     return teacher.eval().requires_grad_(False)
+
+
+def same_output(student: Config, teacher: Config) -> bool:
+    """Whether two heads ask the same numbers of a frame: what stands before and after their linear layer may differ."""
+    free = {"dim", "pitch", "pitch_dim", "pitch_layers", "consistency_steps", "momentum", "learn_momentum"}
+    mine, others = dataclasses.asdict(student), dataclasses.asdict(teacher)
+    return type(student) is type(teacher) and all(others[k] == v for k, v in mine.items() if k not in free)
 
 
 class SpikingTask(VocoderTask):
@@ -213,7 +226,8 @@ class SpikingTask(VocoderTask):
             out["rate"] = (ramp * c.rate_weight, rate_regulariser(rates, c.fmin, c.fmax, [c.layer_weight(name) for name in rates]))
         if rates and c.energy_weight:
             b = self.model.config.backbone
-            sizes = {name: (b.dim, b.intermediate_dim) if name.endswith("neuron1") else (b.intermediate_dim, b.dim) for name in rates}
+            by_neuron = {"neuron1": (b.dim, b.intermediate_dim), "neuron2": (b.intermediate_dim, b.dim), "readout": (b.dim, self.model.head.out.out_features)}
+            sizes = {name: by_neuron[name.rsplit(".", 1)[-1]] for name in rates}
             sites, fan_out = {n: s for n, (s, _) in sizes.items()}, {n: f for n, (_, f) in sizes.items()}
             out["energy"] = (ramp * c.energy_weight, target_energy_regulariser(rates, sites, fan_out, c.energy_target))
         return out
@@ -236,6 +250,10 @@ class SpikingTask(VocoderTask):
             if mix is not None and target[2] is not None:
                 term = term + F.l1_loss(mix, target[2])
             out["output"] = (c.output_weight, term)
+        if c.pitch_weight:
+            with torch.no_grad():
+                heard = teacher.head.hear(hidden, seen.features)  # type: ignore[operator]
+            out["pitch"] = (c.pitch_weight, pitch_distillation(*self.model.head.hear(seen.hidden, seen.features), *heard))
         return out
 
     def _look_after(self, rates: dict[str, float]) -> None:
@@ -259,6 +277,16 @@ class SpikingReconstructionTask(SpikingTask, ReconstructionTask):
     """`ReconstructionTask` with what spiking adds."""
 
     config_class: ClassVar[type[TaskConfig]] = SpikingReconstructionConfig
+
+    @torch.no_grad()
+    def heard_pitch(self, hidden: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's pitch where pitch is learnt from it, else the head's own."""
+        if self.distillation is None or not self.distillation.pitch_weight:
+            return super().heard_pitch(hidden, features)
+        teacher: Any = self._teacher[0].to(features.device)
+        known = teacher.backbone(features) if teacher.config.head.pitch == "hidden" else hidden
+        heard: tuple[Tensor, Tensor] = teacher.head.pitch.decode(*teacher.head.hear(known, features))
+        return heard
 
 
 @dataclasses.dataclass
@@ -297,14 +325,16 @@ def observed(backbone: SpikingConvNeXtBackbone) -> Iterator[Observed]:
             handle.remove()
 
 
-def head_output(head: nn.Module, hidden: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What a head makes of hidden frames before any transform: magnitude and phase [B, F, L]; for a source-filter head, as corrections, and its mixture."""
+def head_output(head: nn.Module, hidden: Tensor, features: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What a head makes of hidden frames before any transform: magnitude and phase [B, F, L]; for a source-filter head, as corrections (of phase, where it
+    has one), and its mixture.
+    """
     if isinstance(head, ISTFTHead):
         magnitude, phase = head.spectrum(hidden, features)
         return magnitude, phase, None
     if isinstance(head, SourceFilterHead):
-        change, turn, mix = head.out(hidden).transpose(1, 2).chunk(3, 1)
-        return torch.exp(change), turn, mix
+        change, mix, *turn = head.out(hidden).transpose(1, 2).split(head.bins, 1)
+        return torch.exp(change), turn[0] if turn else None, mix
     raise ConfigError(f"recipe.task.distillation.output_weight: expected a head with magnitude and phase, got {type(head).__name__}; set it to 0")
 
 

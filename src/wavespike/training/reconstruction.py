@@ -109,22 +109,28 @@ class ReconstructionTask(VocoderTask):
         if not isinstance(self.head, SourceFilterHead):
             return *same_length(self.model.decode(features, **more), audio), {}
         head: SourceFilterHead = self.head
+        with self.mixed():
+            hidden = self.backbone(features)
+        hidden = hidden.float()
         size, losses = audio.shape[0], {}
         if "f0_hz" in batch:
             f0, voiced = frame_labels(batch["f0_hz"], batch["voiced"], features.shape[-1])
-            logits, voicing = head.pitch(features)
+            logits, voicing = head.hear(hidden, features)
             losses = dict(zip(("pitch", "voicing"), pitch_losses(logits, voicing, f0, voiced), strict=True))
         else:
-            with torch.no_grad():
-                f0, voiced = head.pitch.decode(*head.pitch(features))
+            f0, voiced = self.heard_pitch(hidden, features)
         pulses = None
         if self.config.align_source:
             pulses = aligned_pulses(audio, batch["f0_hz"], batch["voiced"], self.model.hop_length, self.model.sample_rate)
-        with self.mixed():
-            hidden = self.backbone(features)
-        output = head(hidden.float(), features, f0, voiced, start_phase=2 * math.pi * torch.rand(size, device=audio.device),
+        output = head(hidden, features, f0, voiced, start_phase=2 * math.pi * torch.rand(size, device=audio.device),
                       offset_samples=torch.randint(0, 2**31, (size,), device=audio.device), pulses=pulses)
         return *same_length(output, audio), losses
+
+    @torch.no_grad()
+    def heard_pitch(self, hidden: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Pitch in hertz and voicing [B, L] that the source is made of where there are no labels: the head's own."""
+        heard: tuple[Tensor, Tensor] = self.head.pitch.decode(*self.head.hear(hidden, features))
+        return heard
 
     def loss(self, phase: str, batch: Batch) -> tuple[Tensor, Figures]:
         c = self.config

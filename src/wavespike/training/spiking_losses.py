@@ -138,8 +138,20 @@ def feature_distillation(adapters: nn.ModuleList, outputs: list[Tensor], mixed: 
     return torch.stack(terms).sum() / len(outputs)
 
 
-def output_distillation(magnitude: Tensor, phase: Tensor, teacher_magnitude: Tensor, teacher_phase: Tensor, phase_weight: float = 0.05) -> Tensor:
-    """L1(log(m + 1e-7), log(m_t + 1e-7)) + w (IP + GD + PTD) of magnitudes and phases [B, F, L]; the phase part has a gradient (upstream's is zero)."""
+def output_distillation(magnitude: Tensor, phase: Tensor | None, teacher_magnitude: Tensor, teacher_phase: Tensor | None, phase_weight: float = 0.05) -> Tensor:
+    """L1(log(m + 1e-7), log(m_t + 1e-7)) + w (IP + GD + PTD) of magnitudes and phases [B, F, L]; the phase part has a gradient (upstream's is zero).
+
+    Without phases the first term alone.
+    """
     loss = F.l1_loss(torch.log(magnitude + 1e-7), torch.log(teacher_magnitude + 1e-7))
+    if phase is None or teacher_phase is None:
+        return loss
     ip, gd, ptd = phase_losses(phase, teacher_phase)
     return loss + phase_weight * (ip + gd + ptd)
+
+
+def pitch_distillation(logits: Tensor, voicing_logits: Tensor, teacher_logits: Tensor, teacher_voicing_logits: Tensor) -> Tensor:
+    """Cross entropy with a teacher's pitch classes [B, L, bins], weighted by its probability of voicing, and with that probability [B, L]."""
+    voiced = torch.sigmoid(teacher_voicing_logits)
+    each = -(torch.softmax(teacher_logits, -1) * torch.log_softmax(logits, -1)).sum(-1)
+    return (voiced * each).sum() / voiced.sum().clamp_min(1.0) + F.binary_cross_entropy_with_logits(voicing_logits, voiced)

@@ -48,7 +48,7 @@ class CompiledSourceFilterHead(SourceFilterHead):
             return super().forward(hidden, features, f0_hz, voiced, start_phase=start_phase, offset_samples=offset_samples, pulses=pulses)
 
         def work() -> Tensor:
-            f0, v = self.pitch.decode(*self.pitch(features)) if f0_hz is None or voiced is None else (f0_hz, voiced)
+            f0, v = self.pitch.decode(*self.hear(hidden, features)) if f0_hz is None or voiced is None else (f0_hz, voiced)
             offset = torch.zeros(features.shape[0], dtype=torch.int64) if offset_samples is None else offset_samples
             phase = integrate_pitch(f0, c.hop_length, self.mel.sample_rate, start_phase, v)
             train, noise = self.source(f0.float(), phase, offset)
@@ -82,7 +82,7 @@ class CompiledSourceFilterHead(SourceFilterHead):
         def begin(piece: _Piece) -> None:
             count, padded = piece.stop - piece.first, lanes.LANES * piece.blocks
             z = torch.empty(3 * self.bins, padded)
-            torch.mm(self.out.weight, hidden[piece.first : piece.stop].t(), out=z[: 2 * self.bins, :count])
+            self.linear(hidden[piece.first : piece.stop], z[: 2 * self.bins, :count])
             linear = torch.exp(mel[:, piece.first : piece.stop] * log_scale(self.mel))
             torch.mm(pseudo_inverse(self.mel), linear, out=z[2 * self.bins :, :count])
             heard = np.full(padded, -1, np.float32)
@@ -117,6 +117,10 @@ class CompiledSourceFilterHead(SourceFilterHead):
             _add_overlaps(pieces)
         run_all(end, pieces)
         return out
+
+    def linear(self, hidden: Tensor, out: Tensor) -> None:
+        """The spectrum's layer without its bias: hidden [l, dim] into out [2 bins, l]."""
+        torch.mm(self.out.weight, hidden.t(), out=out)
 
     def _render(self, hidden: Tensor, mel: Tensor, voiced: Array, pulses: Tensor, noise: Tensor) -> Tensor:
         """One item: hidden [L, dim], mel [C, L], sources [1, T] -> waveform [T]."""

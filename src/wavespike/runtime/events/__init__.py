@@ -34,6 +34,9 @@ def suits(model: nn.Module) -> bool:
 def accelerate(model: ModuleT, precision: Precision = "float32", **options: Any) -> ModuleT:
     """The same model with its spiking parts by events, for inference on the CPU (in evaluation mode). Parameters are shared, the given model stays as it is.
 
+    Where a head reads the pitch from a backbone's frames, `int8` leaves that backbone and the pitch in full precision and rounds the spectrum's layer alone: a
+    pitch that is a little off turns the phase of everything after it.
+
     Raises UsageError for a model without spiking layers, MissingDependencyError without Numba.
     """
     if not suits(model):
@@ -44,13 +47,17 @@ def accelerate(model: ModuleT, precision: Precision = "float32", **options: Any)
     from wavespike.nn.spiking import SpikingConvNeXtBackbone
     from wavespike.runtime.compiled.head import CompiledSourceFilterHead
     from wavespike.runtime.events.backbone import EventBackbone, fits
+    from wavespike.runtime.events.head import EventSourceFilterHead
     from wavespike.runtime.events.recurrent import EventLayer, EventReadout, EventSpArch
+
+    spikes_come = any(isinstance(m, SpikingConvNeXtBackbone) and m.config.readout == "spikes" for m in model.modules())
+    pitch_hangs_on_it = any(isinstance(m, SourceFilterHead) and m.config.pitch == "hidden" for m in model.modules())
 
     def by_events(module: nn.Module) -> nn.Module | None:
         if isinstance(module, SpikingConvNeXtBackbone) and fits(module):
-            return EventBackbone.of(module, precision, **options)
+            return EventBackbone.of(module, "float32" if pitch_hangs_on_it and precision == "int8" else precision, **options)
         if isinstance(module, SourceFilterHead):
-            return CompiledSourceFilterHead.of(module)
+            return EventSourceFilterHead.of(module, precision) if spikes_come else CompiledSourceFilterHead.of(module)
         if isinstance(module, RecurrentLayer) and module.spiking:
             return EventLayer.of(module)
         if isinstance(module, SpikingReadout):

@@ -109,7 +109,7 @@ class BlockRows:
         kept = np.empty((len(deferred), c.time_steps, c.dim), np.float32)
         waiting, _, _ = kernels.block(
             window, mixed, self.taps, self.tap_bias, *norm, self.first, self.second, self.soft, self.inward.rows, self.inward.scale, self.inward.bias,
-            self.outward.rows, self.outward.scale, self.outward.bias, self.gamma, c.amplitude_shortcut, self.left, self.inward.sum_type, most_in,
+            c.activation == "gelu", self.outward.rows, self.outward.scale, self.outward.bias, self.gamma, c.amplitude_shortcut, self.left, self.inward.sum_type, most_in,
             most_hidden, out, deferred, kept)
         if waiting:
             at = deferred[:waiting]
@@ -175,7 +175,8 @@ class EventBackbone(SpikingConvNeXtBackbone):
     def _dense(self, x: Tensor) -> bool:
         if self.training or (torch.is_grad_enabled() and x.requires_grad) or x.device.type != "cpu" or x.dtype != torch.float32 or not fits(self):
             return True
-        return any(n._forward_hooks or n._forward_pre_hooks for b in self.blocks for n in (b.neuron1, b.neuron2, b.pwconv1, b.pwconv2))
+        watched = [n for b in self.blocks for n in (b.neuron1, b.neuron2, b.pwconv1, b.pwconv2)] + ([self.readout] if self.config.readout == "spikes" else [])
+        return any(n._forward_hooks or n._forward_pre_hooks for n in watched)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         if self._dense(x):
@@ -183,9 +184,9 @@ class EventBackbone(SpikingConvNeXtBackbone):
 
         def work() -> Tensor:
             u = self._start(self.embed(x), condition).transpose(1, 2).contiguous().numpy()  # [B, L, C]
-            batch, frames, channels = u.shape
+            batch, frames, _ = u.shape
             norms = [norm_rows(b.norm, condition, batch) for b in self.blocks]
-            out = np.empty((batch, frames, self.config.time_steps, channels), np.float32)
+            out = torch.empty(batch, frames, self.config.output_dim)
             span = self._context()
             parts = share(batch * frames)
             pieces = max(1, math.ceil(parts / batch))
@@ -197,10 +198,11 @@ class EventBackbone(SpikingConvNeXtBackbone):
                 first, last = max(0, start - span[0]), min(frames, stop + span[1])
                 y = self._blocks(u[item, first:last], [n[item] for n in norms], first == 0, last == frames)
                 skip = 0 if first == 0 else start - first - span[0]
-                out[item, start:stop] = y[skip + (start if first == 0 else 0) :][: stop - start]
+                begin = skip + (start if first == 0 else 0)
+                out[item, start:stop] = self._finish_frames(torch.from_numpy(y[None, begin : begin + stop - start]))[0]
 
             run_all(one, jobs)
-            return self._finish_frames(torch.from_numpy(out))
+            return out
 
         with torch.no_grad():
             return spread(work, x, self)
@@ -228,10 +230,17 @@ class EventBackbone(SpikingConvNeXtBackbone):
         return window[before : len(window) - after]
 
     def _finish_frames(self, u: Tensor) -> Tensor:
-        """Read-out and norm of [B, L, S, C] -> [B, L, C]."""
+        """Read-out and norm of [B, L, S, C] -> [B, L, output_dim]."""
+        if self.config.readout == "spikes":
+            gain, shift = norm_rows(self.final_layer_norm, None, 1)[0]
+            out = torch.empty(*u.shape[:2], self.config.output_dim)
+            numbers, soft = neuron_numbers(self.readout.config, self.readout.w), self.config.neuron.reset == "soft"
+            for frames, spikes in zip(u.contiguous().numpy(), out.numpy(), strict=True):
+                kernels.read_out(frames, gain, shift, numbers, soft, spikes)
+            return out
         weights = readout_weights(self.config.time_steps, self.config.readout_decay, u)
-        out: Tensor = self.final_layer_norm((u * weights[:, None]).sum(2))
-        return out
+        summed: Tensor = self.final_layer_norm((u * weights[:, None]).sum(2))
+        return summed
 
     def step(self, x: Tensor, state: list[Tensor], condition: Tensor | None = None, final: bool = False) -> tuple[Tensor, list[Tensor]]:
         if self._dense(x):

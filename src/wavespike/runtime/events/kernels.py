@@ -20,6 +20,8 @@ from wavespike.runtime.compiled.compile import add_row_sums, compiled, inlined, 
 Array = np.ndarray[Any, Any]
 f4, i4 = np.float32, np.int32
 
+COLUMNS = 16
+"""Frames whose sums are turned into columns together: a line of the cache."""
 GROUP = 4
 """Time steps that share one pass over the weight rows: 2^4 - 1 masks."""
 
@@ -79,15 +81,22 @@ def neuron(x: Array, v: Array, spikes: Array, bit: Any, a: Any, b: Any, c: Any, 
 
 
 @compiled
-def neuron_after_gelu(total: Array, scale: Array, bias: Array, v: Array, spikes: Array, bit: Any, a: Any, b: Any, c: Any, threshold: Any, soft: bool,
-                      reset: Any) -> None:
-    """`neuron` of GELU(bias + scale * total)."""
+def neuron_after_product(total: Array, scale: Array, bias: Array, with_gelu: bool, v: Array, spikes: Array, bit: Any, a: Any, b: Any, c: Any, threshold: Any,
+                         soft: bool, reset: Any) -> None:
+    """`neuron` of bias + scale * total, or of its GELU."""
     none = i4(0)
-    for j in range(total.shape[0]):
-        h = a * v[j] + b * gelu(bias[j] + scale[j] * f4(total[j])) + c
-        fires = h >= threshold
-        spikes[j] |= bit if fires else none
-        v[j] = (h - threshold if soft else reset) if fires else h
+    if with_gelu:
+        for j in range(total.shape[0]):
+            h = a * v[j] + b * gelu(bias[j] + scale[j] * f4(total[j])) + c
+            fires = h >= threshold
+            spikes[j] |= bit if fires else none
+            v[j] = (h - threshold if soft else reset) if fires else h
+    else:
+        for j in range(total.shape[0]):
+            h = a * v[j] + b * (bias[j] + scale[j] * f4(total[j])) + c
+            fires = h >= threshold
+            spikes[j] |= bit if fires else none
+            v[j] = (h - threshold if soft else reset) if fires else h
 
 
 @compiled
@@ -131,7 +140,7 @@ def add_products(weight: Array, spikes: Array, found: Array, count: int, lists: 
 
 @compiled
 def block(u: Array, mixed: Array, taps: Array, tap_bias: Array, gain: Array, shift: Array, first: Array, second: Array, soft: bool,
-          weight_in: Array, scale_in: Array, bias_in: Array, weight_out: Array, scale_out: Array, bias_out: Array, gamma: Array, shortcut: bool,
+          weight_in: Array, scale_in: Array, bias_in: Array, with_gelu: bool, weight_out: Array, scale_out: Array, bias_out: Array, gamma: Array, shortcut: bool,
           left: int, sum_type: Array, most_in: int, most_hidden: int, out: Array, deferred: Array, kept: Array) -> tuple[int, int, int]:
     """One block of the spiking ConvNeXt, window [W, S, C] -> out [W - 6, S, C]; `mixed` is the window after the temporal shift.
 
@@ -184,7 +193,8 @@ def block(u: Array, mixed: Array, taps: Array, tap_bias: Array, gain: Array, shi
         spikes2[:] = 0
         v2[:] = second[4]
         for s in range(steps):
-            neuron_after_gelu(total1[s], scale_in, bias_in, v2, spikes2, i4(1) << i4(s), second[0], second[1], second[2], second[3], soft, second[4])
+            neuron_after_product(total1[s], scale_in, bias_in, with_gelu, v2, spikes2, i4(1) << i4(s), second[0], second[1], second[2], second[3], soft,
+                                 second[4])
         n = active(spikes2, found)
         all_hidden += n
         if n > most_hidden:
@@ -199,6 +209,75 @@ def block(u: Array, mixed: Array, taps: Array, tap_bias: Array, gain: Array, shi
                 z = gamma[c] * (bias_out[c] + scale_out[c] * f4(y[c]))
                 to[c] = at[c] + (z * h[c] if shortcut else z)
     return waiting, all_in, all_hidden
+
+
+@compiled
+def read_out(u: Array, gain: Array, shift: Array, numbers: Array, soft: bool, out: Array) -> None:
+    """The spikes of neurons after a layer norm, u [L, S, C] -> out [L, S C]: ones and zeros, the steps side by side."""
+    frames, steps, channels = u.shape
+    per_channel = ONE / f4(channels)
+    h, v, spikes = np.empty(channels, np.float32), np.empty(channels, np.float32), np.empty(channels, np.int32)
+    for f in range(frames):
+        v[:] = numbers[4]
+        for s in range(steps):
+            at, to = u[f, s], out[f, s * channels : (s + 1) * channels]
+            mean = f4(0)
+            for c in range(channels):
+                mean += at[c]
+            mean *= per_channel
+            square = f4(0)
+            for c in range(channels):
+                z = at[c] - mean
+                h[c] = z
+                square += z * z
+            r = ONE / np.sqrt(square * per_channel + f4(1e-6))
+            for c in range(channels):
+                h[c] = h[c] * r * gain[c] + shift[c]
+            spikes[:] = 0
+            neuron(h, v, spikes, i4(1), numbers[0], numbers[1], numbers[2], numbers[3], soft, numbers[4])
+            for c in range(channels):
+                to[c] = f4(spikes[c])
+
+
+@compiled
+def ones_of(x: Array, found: Array) -> int:
+    """Indices of the numbers of x that are not zero, in order -> how many."""
+    n = 0
+    for i in range(x.shape[0]):
+        found[n] = i
+        n += 1 if x[i] != 0 else 0
+    return n
+
+
+@compiled
+def add_lines(x: Array, weight: Array, scale: Array, sum_type: Array, out: Array) -> None:
+    """out [n, L] = scale * the weight rows [inputs, n] of the ones in x [L, inputs], a column a frame."""
+    frames, n = x.shape[0], weight.shape[1]
+    found, total = np.empty(x.shape[1] + 1, np.int32), np.empty((1, n), sum_type.dtype)
+    group = np.empty((COLUMNS, n), np.float32)
+    for start in range(0, frames, COLUMNS):
+        many = min(COLUMNS, frames - start)
+        for f in range(many):
+            total[:] = 0
+            add_row_sums(weight, found, ones_of(x[start + f], found), total, 0, 1)
+            for j in range(n):
+                group[f, j] = scale[j] * f4(total[0, j])
+        for j in range(n):
+            for f in range(many):
+                out[j, start + f] = group[f, j]
+
+
+@compiled
+def add_exactly(x: Array, weight: Array, bias: Array, out: Array) -> None:
+    """out [L, n] = bias + the weight rows [inputs, n] of the ones in x [L, inputs], in float64."""
+    found = np.empty(x.shape[1] + 1, np.int32)
+    for f in range(x.shape[0]):
+        to = out[f]
+        to[:] = bias
+        for i in range(ones_of(x[f], found)):
+            row = weight[found[i]]
+            for j in range(to.shape[0]):
+                to[j] += row[j]
 
 
 @compiled
