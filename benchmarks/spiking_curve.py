@@ -1,10 +1,11 @@
-"""What spikes buy: quality and counted energy of spiking vocoders against their firing rate, with the controls that ask what the spikes contribute.
+"""What spikes buy: quality, counted energy and time of spiking vocoders against their firing rate, with the controls that ask what the spikes contribute.
 
     python benchmarks/spiking_curve.py --data LIST --point "T=2, 7 %=spiking-vocos-24k" --point "T=2, 1 %=runs/f01/best" --control "absent=runs/absent/best"
         [--silence spiking-vocos-24k] [--teacher vocos-24k] [--peer griffin-lim-24k] [--json FILE] [--no-write]
 
 A point is a spiking model, a control another model drawn as a line. `--silence` adds that model with the spikes of its second neurons zeroed. Rates and
-energy are counted on the bundled speech sample, quality is the mean over the files of the list.
+energy are counted on the bundled speech sample, quality is the mean over the files of the list; speed is that of 10 s from features to waveform on one thread, by
+events where there are spiking layers, else with the engine `compiled` where it can.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,19 @@ import torch
 
 import common
 import wavespike
+from bench_vocoders import features_of
 from wavespike.assets import SAMPLE
+from wavespike.errors import WavespikeError
 from wavespike.metrics.evaluation import Settings, evaluate
 from wavespike.metrics.systems import ModelSystem, System, open_system
 from wavespike.models.base import Model
 from wavespike.models.spiking_vocos import SpikingVocos
+from wavespike.runtime import compiled, events
 from wavespike.signal.files import audio_files, read
 
-SHOWN = ("pesq_wb", "stoi", "dnsmos_ovrl", "dnsmos_p808", "vuv_f1", "periodicity_rmse")
-LABELS = {"pesq_wb": "PESQ-WB", "stoi": "STOI", "dnsmos_ovrl": "DNSMOS OVRL", "dnsmos_p808": "DNSMOS P.808", "vuv_f1": "V/UV F1", "periodicity_rmse": "periodicity RMSE"}
+SHOWN = ("pesq_wb", "stoi", "dnsmos_ovrl", "dnsmos_p808", "vuv_f1", "pitch_rmse_cents", "periodicity_rmse")
+LABELS = {"pesq_wb": "PESQ-WB", "stoi": "STOI", "dnsmos_ovrl": "DNSMOS OVRL", "dnsmos_p808": "DNSMOS P.808", "vuv_f1": "V/UV F1",
+          "pitch_rmse_cents": "pitch RMSE (cents)", "periodicity_rmse": "periodicity RMSE"}
 
 
 def silenced(model: SpikingVocos) -> SpikingVocos:
@@ -39,19 +45,40 @@ def silenced(model: SpikingVocos) -> SpikingVocos:
 
 
 def costs(model: Model[Any]) -> dict[str, float | None]:
-    """Firing rate (size-weighted mean), published and complete energy ratio, on the bundled sample."""
+    """Firing rate (size-weighted mean), published energy ratio and complete energy in millijoules a second, on the bundled sample."""
     samples, _ = read(SAMPLE, model.sample_rate)
     report = wavespike.energy(model, torch.from_numpy(samples[:1].copy())[:, : 2 * model.sample_rate])
     spiking = isinstance(model, SpikingVocos) and model.config.backbone.mlp != "absent"
     return {"rate": report.published.rate if report.published is not None and spiking else None,
-            "published_ratio": None if report.published is None else report.published.ratio, "complete_ratio": report.ratio}
+            "published_ratio": None if report.published is None else report.published.ratio,
+            "energy_mj": report.energy_pj * 1e-9 / report.seconds}
+
+
+@torch.inference_mode()
+def speed(model: Model[Any], rounds: int = 7) -> float | None:
+    """Times real time, the best round, one thread; None for a model without a fast engine of its own."""
+    torch.set_num_threads(1)
+    try:
+        fast: Any = events.accelerate(model) if events.suits(model) else compiled.accelerate(model)
+    except WavespikeError:
+        return None
+    features = features_of(10.0)
+    best = float("inf")
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        fast.decode(features)
+        best = min(best, time.perf_counter() - start)
+    return 10.0 / best
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    lines = ["| system | firing rate | energy, published | energy, complete | " + " | ".join(LABELS[m] for m in SHOWN) + " |", "|---|---:|---:|---:|" + "---:|" * len(SHOWN)]
+    head = ["system", "firing rate", "energy, published", "energy (mJ/s)", "x real time", *(LABELS[m] for m in SHOWN)]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    formats = {"rate": lambda x: f"{100 * x:.1f} %", "published_ratio": "{:.3f}".format, "energy_mj": "{:.3f}".format, "speed": "{:.0f}".format}
     for name, row in rows.items():
-        cost = ["-" if row.get(k) is None else (f"{100 * row[k]:.1f} %" if k == "rate" else f"{row[k]:.3f}") for k in ("rate", "published_ratio", "complete_ratio")]
-        lines.append(f"| {name} | " + " | ".join([*cost, *("-" if m not in row["metrics"] else f"{row['metrics'][m]:.3f}" for m in SHOWN)]) + " |")
+        cost = ["-" if row.get(k) is None else write(row[k]) for k, write in formats.items()]
+        quality = ["-" if m not in row["metrics"] else f"{row['metrics'][m]:.{1 if m == 'pitch_rmse_cents' else 3}f}" for m in SHOWN]
+        lines.append(f"| {name} | " + " | ".join([*cost, *quality]) + " |")
     return "\n".join(lines)
 
 
@@ -60,21 +87,23 @@ def picture(rows: dict[str, dict[str, Any]], points: list[str], path: Path) -> N
 
     from wavespike.view.spectrogram import save_figure
 
-    figure = Figure(figsize=(11, 6.4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(14, 6.4), dpi=120, layout="constrained")
     colors = ("#31688e", "#35b779", "#b5367a", "#e8a317", "#666666", "#21918c")
     others = [name for name in rows if name not in points]
-    for axis, metric in zip(figure.subplots(2, 3).flat, SHOWN, strict=True):
-        known = [(rows[n]["rate"], rows[n]["metrics"][metric], n) for n in points if metric in rows[n]["metrics"]]
+    panels = {m: (LABELS[m] + (" (lower is better)" if m.endswith("rmse") or m.endswith("cents") else ""), {n: r["metrics"].get(m) for n, r in rows.items()}) for m in SHOWN}
+    panels["energy_mj"] = ("energy, complete (mJ/s; lower is better)", {n: r.get("energy_mj") for n, r in rows.items()})
+    for axis, (title, values) in zip(figure.subplots(2, 4).flat, panels.values(), strict=True):
+        known = [(rows[n]["rate"], values[n], n) for n in points if values[n] is not None]
         for rate, value, name in known:
             axis.plot(100 * rate, value, "o", color="#440154", markersize=7)
             axis.annotate(name, (100 * rate, value), textcoords="offset points", xytext=(4, 6), fontsize=7)
         for k, name in enumerate(others):
-            if metric in rows[name]["metrics"]:
-                axis.axhline(rows[name]["metrics"][metric], color=colors[k % len(colors)], linestyle=("-", "--", ":", "-.")[k % 4], linewidth=1.2, label=name)
+            if values[name] is not None:
+                axis.axhline(values[name], color=colors[k % len(colors)], linestyle=("-", "--", ":", "-.")[k % 4], linewidth=1.2, label=name)
         axis.set_xscale("log")
         axis.margins(x=0.25, y=0.12)
         axis.set_xlabel("firing rate (%)")
-        axis.set_title(LABELS[metric] + (" (lower is better)" if metric == "periodicity_rmse" else ""), fontsize=9)
+        axis.set_title(title, fontsize=9)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, max(1, len(labels))), fontsize=8)
     save_figure(figure, path)
@@ -85,6 +114,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="list file or folder of speech that judges")
     parser.add_argument("--point", action="append", default=[], metavar="LABEL=MODEL")
     parser.add_argument("--control", action="append", default=[], metavar="LABEL=MODEL")
+    parser.add_argument("--speeds", type=Path, help="measured speeds of an earlier --json, instead of measuring")
     parser.add_argument("--silence", help="a spiking model to judge once more without its spikes")
     parser.add_argument("--teacher", default="vocos-24k")
     parser.add_argument("--peer", default="griffin-lim-24k")
@@ -106,7 +136,8 @@ def main() -> None:
     for name, result in found.results.items():
         system = result.system
         assert isinstance(system, ModelSystem)
-        rows[name] = {**costs(system.model), "parameters": system.parameters, "metrics": result.report.means()}
+        known = json.loads(args.speeds.read_text())["rows"].get(name, {}).get("speed") if args.speeds else speed(system.model)
+        rows[name] = {**costs(system.model), "speed": known, "parameters": system.parameters, "metrics": result.report.means()}
     text = table(rows)
     print(text)
     if args.json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,20 +33,21 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
 
     @functools.cache
     def make(name: str) -> tuple[Vocos, Path]:
-        model = source_filter() if name == "source-filter" else wavespike.load(GOLDEN / name)
+        made = {"source-filter": {}, "source-filter-hidden": {"pitch": "hidden"}}
+        model = source_filter(**made[name]) if name in made else wavespike.load(GOLDEN / name)
         assert isinstance(model, Vocos)
         return model, export(model, folder / f"{name}.onnx")
 
     return make
 
 
-def source_filter() -> Vocos:
+def source_filter(**options: Any) -> Vocos:
     torch.manual_seed(0)
     model = build({
         "type": "vocos",
         "features": {"type": "mel", "n_fft": 64, "hop_length": 16, "n_mels": 12},
         "backbone": {"type": "convnext", "input_channels": 12, "dim": 8, "intermediate_dim": 16, "num_layers": 1},
-        "head": {"type": "source-filter", "dim": 8, "n_fft": 64, "hop_length": 16, "pitch_dim": 8, "pitch_layers": 1},
+        "head": {"type": "source-filter", "dim": 8, "n_fft": 64, "hop_length": 16, "pitch_dim": 8, "pitch_layers": 1, **options},
     }).eval()
     assert isinstance(model, Vocos)
     return model
@@ -56,7 +58,7 @@ def error(ours: torch.Tensor, want: torch.Tensor) -> float:
     return float((ours - want).detach().abs().max() / want.detach().abs().max())
 
 
-@pytest.mark.parametrize("name", [*CASES, "source-filter"])
+@pytest.mark.parametrize("name", [*CASES, "source-filter", "source-filter-hidden"])
 def test_export_parity(name: str, exported: Callable[[str], tuple[Vocos, Path]]) -> None:
     model, path = exported(name)
     fast = OnnxVocos(model, path, threads=1)
@@ -64,12 +66,12 @@ def test_export_parity(name: str, exported: Callable[[str], tuple[Vocos, Path]])
     for batch, frames in ((1, 1), (3, 50)):
         features = torch.randn(batch, model.feature_channels, frames)
         z = model.head.out(model.backbone(features, condition))
-        assert error(fast.backbone(features, condition), z) <= 1e-4
+        assert error(fast.backbone(features, condition)[..., : z.shape[-1]], z) <= 1e-4
     assert error(fast.decode(features, bandwidth_id=condition), model.decode(features, bandwidth_id=condition)) <= 1e-3
     assert not [p for p in path.parent.iterdir() if p.suffix != ".onnx"]  # nothing left beside the file
 
 
-@pytest.mark.parametrize("name", ["mel-istft-same", "mel-imdct-cos", "source-filter"])
+@pytest.mark.parametrize("name", ["mel-istft-same", "mel-imdct-cos", "source-filter", "source-filter-hidden"])
 def test_a_session_equals_the_whole(name: str, exported: Callable[[str], tuple[Vocos, Path]]) -> None:
     """Also where the head carries a phase from window to window."""
     model, path = exported(name)
@@ -77,7 +79,8 @@ def test_a_session_equals_the_whole(name: str, exported: Callable[[str], tuple[V
     features = torch.randn(2, model.feature_channels, 70)
     with fast.stream(batch_size=2) as session:
         out = torch.cat([*(session.push(c) for c in features.split(9, -1)), session.flush()], 1)
-    assert error(out, model.decode(features)) <= 1e-3
+    # a pitch from the graph is of single precision, and its error turns the phase until the voice pauses
+    assert error(out, model.decode(features)) <= (5e-3 if name.endswith("hidden") else 1e-3)
 
 
 def test_int8_weights_stay_near() -> None:

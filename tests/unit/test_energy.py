@@ -146,15 +146,19 @@ def test_a_head_that_reads_spikes_only_adds(audio: Tensor) -> None:
     backbone = SpikingConvNeXtConfig(dim=32, intermediate_dim=48, num_layers=1, time_steps=3, expansion_init_std=0.4, readout="spikes", activation="identity")
     model = SpikingVocos(SpikingVocosConfig(backbone=backbone, head=SourceFilterHeadConfig(dim=96, pitch="hidden"))).eval()
     report = energy(model, audio)
-    assert not report.model.uncounted and report.published is not None
+    assert not report.model.uncounted
+    assert report.published is not None
     layers = report.model.layers
     frames = model.features(audio).shape[-1]
     ones = report.rates["backbone.readout"] * 96 * frames
     assert ones > 0
-    assert layers["head.out"].macs == 0 and layers["head.out"].acs == pytest.approx(ones * 1026, rel=1e-4)
-    assert layers["head.pitch.out"].macs == 0 and layers["head.pitch.out"].acs == pytest.approx(ones * model.head.pitch.out.out_features, rel=1e-4)
+    assert layers["head.out"].macs == 0
+    assert layers["head.out"].acs == pytest.approx(ones * 1026, rel=1e-4)
+    assert layers["head.pitch.out"].macs == 0
+    assert layers["head.pitch.out"].acs == pytest.approx(ones * model.head.pitch.out.out_features, rel=1e-4)
     twin = model.config.dense_twin()
-    assert twin.head.dim == 32 and report.baseline is not None
+    assert twin.head.dim == 32
+    assert report.baseline is not None
     assert report.baseline.layers["head.out"].macs == frames * 32 * 1026
     p = report.published
     assert p.other_dense_pj - p.other_pj == pytest.approx(4.6 * 32 * 1026 - 0.9 * 1026 * ones / frames, rel=1e-4)

@@ -119,7 +119,8 @@ def test_our_recipe_learns_the_pitch_from_its_teacher_without_labels(corpus: lis
     assert all({"loss/feature", "loss/output", "loss/pitch", "loss/rate", "loss/energy", "rate/backbone.readout"} <= row.keys() for row in rows)
     assert not list((run / "cache").glob("*.pitch.npy"))
     model = wavespike.load(str(run / "last"))
-    assert isinstance(model, SpikingVocos) and model.config.head.pitch == "hidden"  # type: ignore[union-attr]
+    assert isinstance(model, SpikingVocos)
+    assert model.config.head.pitch == "hidden"
     assert torch.isfinite(model(torch.randn(1, 4096) * 0.1)).all()
 
 

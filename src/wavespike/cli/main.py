@@ -88,12 +88,32 @@ def _run(words: list[str]) -> int:
     parser = ArgumentParser(prog=f"wavespike {verb}", description=VERBS[verb], exit_on_error=False)
     module.add_arguments(parser)
     try:
-        args = parser.parse_args(words[1:])
+        args = parser.parse_args(positionals_first(parser, words[1:]))
     except argparse.ArgumentError as error:
         raise UsageError(f"{verb}: {error}; see wavespike {verb} --help") from error
     code: int = module.run(args)
     sys.stdout.flush()
     return code
+
+
+def positionals_first(parser: ArgumentParser, words: list[str]) -> list[str]:
+    """The same words with all positional ones before the options: argparse would refuse those of a list that stand on both sides of an option."""
+    options = {text: action for action in parser._actions for text in action.option_strings}
+    before: list[str] = []
+    after: list[str] = []
+    at = 0
+    while at < len(words):
+        action = options.get(words[at])
+        if words[at] == "--" or (action is not None and isinstance(action.nargs, str)):  # it takes what follows
+            return [*before, *after, *words[at:]]
+        if action is None and not words[at].startswith("-"):
+            before.append(words[at])
+            at += 1
+            continue
+        values = 0 if action is None else 1 if action.nargs is None else int(action.nargs)
+        after += words[at : at + 1 + values]
+        at += 1 + values
+    return [*before, *after]
 
 
 def describe(error: Exception) -> tuple[str, int]:

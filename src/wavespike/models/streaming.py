@@ -197,7 +197,7 @@ class SourceFilterBlocks:
         own = head.pitch if isinstance(head.pitch, PitchEstimator) else None
         self.lag_frames = 0 if own is None else own.backbone.context_frames[1] + PITCH_REACH_FRAMES
         self.hidden_lag_frames = PITCH_REACH_FRAMES if own is None else 0
-        self.state = None if own is None else own.backbone.initial_state(batch_size)
+        self.state: list[Tensor] = [] if own is None else own.backbone.initial_state(batch_size)
         self.logits: Tensor | None = None  # [B, bins + 1, l], from frame `base` on
         self.base = self.known = 0
         self.last: tuple[Tensor, Tensor] | None = None  # pitch and phase of the last frame

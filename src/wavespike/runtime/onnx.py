@@ -42,7 +42,7 @@ class _Network(nn.Module):
     def __init__(self, model: Vocos):
         super().__init__()
         self.backbone, self.out = model.backbone, model.head.out
-        self.pitch = model.head.pitch.out if reads_pitch(model) else None
+        self.pitch = pitch_classes(model)
 
     def forward(self, features: Tensor, bandwidth_id: Tensor | None = None) -> Tensor:
         hidden = self.backbone(features, bandwidth_id)
@@ -50,9 +50,9 @@ class _Network(nn.Module):
         return z if self.pitch is None else torch.cat([z, self.pitch(hidden)], -1)
 
 
-def reads_pitch(model: Vocos) -> bool:
-    """Whether the head reads the pitch from the hidden frames."""
-    return isinstance(model.head, SourceFilterHead) and model.head.config.pitch == "hidden"
+def pitch_classes(model: Vocos) -> nn.Linear | None:
+    """The layer that reads the pitch from the hidden frames, where the head has one."""
+    return model.head.pitch.out if isinstance(model.head, SourceFilterHead) and model.head.config.pitch == "hidden" else None
 
 
 class _Columns(nn.Module):
@@ -172,11 +172,12 @@ class OnnxVocos(Vocos):
         self.feature_extractor = model.feature_extractor
         self._context = model.context_frames
         self.head = copy.deepcopy(model.head)
-        count = model.head.out.out_features
-        self.head.out = _Columns(slice(count), model.head.out)  # type: ignore[assignment]  # the graph ends with the linear layer
-        if reads_pitch(model):
-            self.head.pitch.out = _Columns(slice(count, None), model.head.pitch.out)  # type: ignore[assignment,union-attr]
-            count += model.head.pitch.out.out_features
+        head: Any = self.head
+        count, pitch = model.head.out.out_features, pitch_classes(model)
+        head.out = _Columns(slice(count), model.head.out)  # the graph ends with the linear layers
+        if pitch is not None:
+            head.pitch.out = _Columns(slice(count, None), pitch)
+            count += pitch.out_features
         self.backbone = _OnnxNetwork(session, self.feature_channels, count, model.backbone.context_frames)  # type: ignore[assignment]
         self.eval()
 
