@@ -163,6 +163,66 @@ In LLVM's own words, because Numba would keep sums in memory and check for overl
 """
 
 
+FRAMES = 4
+"""Frames that share a load of the weights in `add_four_frames`."""
+
+
+def _four_frames(context, x, start, stride, weight, out, frame):  # type: ignore[no-untyped-def]
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, weights, sums_out = (context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 3, 4))
+        begin, step, first = arguments[1], arguments[2], arguments[5]
+        i64 = ir.IntType(64)
+        inputs, columns = (builder.extract_value(weights.shape, i) for i in (0, 1))
+
+        def kind(n: int) -> Any:
+            return ir.VectorType(F32, n) if n > 1 else F32
+
+        def place(data: Any, at: Any, n: int) -> Any:
+            pointer = builder.gep(data, [at])
+            return pointer if n == 1 else builder.bitcast(pointer, kind(n).as_pointer())
+
+        def block(width: int, at: Any) -> None:
+            lanes = min(LANES, width)
+            parts = range(width // lanes)
+            sums = [[cgutils.alloca_once(builder, kind(lanes)) for _ in parts] for _ in range(FRAMES)]
+            targets = [[builder.add(builder.add(builder.mul(builder.add(first, ir.Constant(i64, f)), columns), at), ir.Constant(i64, k * lanes)) for k in parts]
+                       for f in range(FRAMES)]
+            for f in range(FRAMES):
+                for k in parts:
+                    builder.store(builder.load(place(sums_out.data, targets[f][k], lanes), align=4), sums[f][k])
+            with cgutils.for_range(builder, inputs) as loop:
+                row = builder.add(builder.mul(loop.index, columns), at)
+                values = [builder.load(place(weights.data, builder.add(row, ir.Constant(i64, k * lanes)), lanes), align=4) for k in parts]
+                for f in range(FRAMES):
+                    here = builder.add(builder.add(begin, builder.mul(step, ir.Constant(i64, f))), loop.index)
+                    number = builder.load(builder.gep(source.data, [here]))
+                    if lanes > 1:
+                        lone = builder.insert_element(ir.Constant(kind(lanes), ir.Undefined), number, ir.Constant(I32, 0))
+                        number = builder.shuffle_vector(lone, lone, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
+                    for k in parts:
+                        product = builder.fmul(number, values[k], flags=("contract",))
+                        builder.store(builder.fadd(builder.load(sums[f][k]), product, flags=("contract",)), sums[f][k])
+            for f in range(FRAMES):
+                for k in parts:
+                    builder.store(builder.load(sums[f][k]), place(sums_out.data, targets[f][k], lanes), align=4)
+
+        at = cgutils.alloca_once_value(builder, ir.Constant(i64, 0))
+        for width in (64, 16, 1):
+            with cgutils.for_range(builder, builder.sdiv(builder.sub(columns, builder.load(at)), ir.Constant(i64, width))):
+                here = builder.load(at)
+                block(width, here)
+                builder.store(builder.add(here, ir.Constant(i64, width)), at)
+        return context.get_dummy_value()
+
+    return numba.void(x, numba.int64, numba.int64, weight, out, numba.int64), generate
+
+
+add_four_frames: Callable[..., None] = cast(Callable[..., Any], numba.extending.intrinsic(_four_frames))
+"""(x, start, stride, weight [inputs, n], out [L, n], f): out[f + k] += sum_i x[start + k stride + i] weight[i] for k = 0..3, each sum in order. For compiled
+code only.
+"""
+
+
 def _nonzero_bits(context, numbers, start):  # type: ignore[no-untyped-def]
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, arguments[0])

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wavespike.errors import UsageError
+from wavespike.nn.conv import Conv1d
 from wavespike.nn.norm import AdaLayerNorm, Norm
 from wavespike.nn.spiking import SpikingConvNeXtBackbone, SpikingConvNeXtBlock, readout_weights
 from wavespike.runtime.events import kernels
@@ -136,6 +137,40 @@ def norm_rows(norm: torch.nn.Module, condition: Tensor | None, batch: int) -> li
     return [(plain.weight.detach().float().numpy().copy(), plain.bias.detach().float().numpy().copy())] * batch
 
 
+class FrameConv1d(Conv1d):
+    """A convolution of stride 1 whose frames are all summed in the same order: a stream and the whole agree to the last bit, and no neuron sees them differ.
+
+    It shares the parameters of the one it was made from.
+    """
+
+    _packed: tuple[tuple[int, ...], Array, Array] | None
+
+    @classmethod
+    def of(cls, conv: Conv1d) -> FrameConv1d:
+        """The same layer with this class's way to run it."""
+        new = cls.__new__(cls)
+        new.__dict__.update(conv.__dict__)
+        new._packed = None
+        return new
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        frames = input.shape[-1] - self.span
+        asked = torch.is_grad_enabled() and (input.requires_grad or self.training)
+        if asked or input.device.type != "cpu" or input.dtype != torch.float32 or self.groups != 1 or self.dilation[0] != 1 or self.stride[0] != 1 or frames < 1:
+            return super()._conv_forward(input, weight, bias)
+        stamp = stamp_of([weight] if bias is None else [weight, bias])
+        if self._packed is None or self._packed[0] != stamp:
+            rows = weight.detach().permute(2, 1, 0).reshape(-1, self.out_channels).contiguous().numpy().copy()  # [K C_in, C]
+            self._packed = stamp, rows, np.zeros(self.out_channels, np.float32) if bias is None else bias.detach().numpy().copy()
+        fours = kernels.FRAMES * math.ceil(frames / kernels.FRAMES)
+        x = np.zeros((input.shape[0], fours + self.span, self.in_channels), np.float32)
+        x[:, : input.shape[-1]] = input.detach().transpose(1, 2).numpy()
+        out = np.empty((input.shape[0], fours, self.out_channels), np.float32)
+        for item, frame in zip(x, out, strict=True):
+            kernels.convolve(item.reshape(-1), *self._packed[1:], frame)
+        return torch.from_numpy(out[:, :frames]).transpose(1, 2)
+
+
 def fits(backbone: SpikingConvNeXtBackbone) -> bool:
     """Whether the kernels know this backbone: it has spiking layers, few enough steps for the bits of a mask, and lies on the CPU in float32."""
     c, weight = backbone.config, backbone.embed.weight
@@ -160,7 +195,7 @@ class EventBackbone(SpikingConvNeXtBackbone):
             raise UsageError(f"expected a precision of float32, int8, got {precision!r}")
         new = cls.__new__(cls)
         new.__dict__.update(backbone.__dict__)
-        new._modules = dict(backbone._modules)
+        new._modules = {**backbone._modules, "embed": FrameConv1d.of(backbone.embed)}
         new.precision, new.dense_from, new._packed = precision, dense_from, None
         new.packed()
         return new

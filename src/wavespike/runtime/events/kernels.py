@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from wavespike.runtime.compiled.compile import add_row_sums, compiled, inlined, lowest_bit, nonzero_bits
+from wavespike.runtime.compiled.compile import FRAMES, add_four_frames, add_row_sums, compiled, inlined, lowest_bit, nonzero_bits
 
 Array = np.ndarray[Any, Any]
 f4, i4 = np.float32, np.int32
@@ -50,6 +50,19 @@ def gelu_of(x: Array, out: Array) -> None:
     """`gelu` of every number of x, both flat."""
     for i in range(x.shape[0]):
         out[i] = gelu(x[i])
+
+
+@compiled
+def convolve(x: Array, weight: Array, bias: Array, out: Array) -> None:
+    """out[f] = bias + sum_i x[f, i] weight[i] for flat frames: x[f] is the stretch from f C_in on, as long as weight [K C_in, C] has rows; out [L, C].
+
+    L is a multiple of FRAMES and every frame sums in the same order, so a frame does not depend on how many others are computed with it.
+    """
+    per_frame = (x.shape[0] - weight.shape[0]) // (out.shape[0] - 1)
+    for f in range(0, out.shape[0], FRAMES):
+        for k in range(FRAMES):
+            out[f + k] = bias
+        add_four_frames(x, f * per_frame, per_frame, weight, out, f)
 
 
 @compiled
