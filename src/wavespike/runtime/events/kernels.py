@@ -82,6 +82,23 @@ def mix_steps(u: Array, alpha: Any, fold: int, out: Array) -> None:
                 to[c] = own[c] * at[c] + (later[c] * after[c] + earlier[c] * before[c])
 
 
+@inlined
+def layer_norm(x: Array, gain: Array, shift: Array, out: Array) -> None:
+    """gain (x - mean) / deviation + shift over the channels [C]; `out` may be x."""
+    per_channel = ONE / f4(x.shape[0])
+    mean, square = f4(0), f4(0)
+    for c in range(x.shape[0]):
+        mean += x[c]
+    mean *= per_channel
+    for c in range(x.shape[0]):
+        z = x[c] - mean
+        out[c] = z
+        square += z * z
+    r = ONE / np.sqrt(square * per_channel + f4(1e-6))
+    for c in range(x.shape[0]):
+        out[c] = out[c] * r * gain[c] + shift[c]
+
+
 @compiled
 def neuron(x: Array, v: Array, spikes: Array, bit: Any, a: Any, b: Any, c: Any, threshold: Any, soft: bool, reset: Any) -> None:
     """One step of integrate-and-fire neurons: h = a v + b x + c, spike (`bit` into `spikes`) where h >= threshold."""
@@ -171,7 +188,6 @@ def block(u: Array, mixed: Array, taps: Array, tap_bias: Array, gain: Array, shi
     lists, counts = np.empty((masks, max(channels, hidden)), np.int32), np.empty(masks, np.int64)
     total1, total2 = np.empty((steps, hidden), sum_type.dtype), np.empty((steps, channels), sum_type.dtype)
     w0, w1, w2, w3, w4, w5, w6 = taps[0], taps[1], taps[2], taps[3], taps[4], taps[5], taps[6]
-    per_channel = ONE / f4(channels)
     waiting, all_in, all_hidden = 0, 0, 0
     for f in range(frames):
         spikes1[:] = 0
@@ -180,20 +196,9 @@ def block(u: Array, mixed: Array, taps: Array, tap_bias: Array, gain: Array, shi
             h = x[s]
             t0, t1, t2, t3 = mixed[f, s], mixed[f + 1, s], mixed[f + 2, s], mixed[f + 3, s]
             t4, t5, t6 = mixed[f + 4, s], mixed[f + 5, s], mixed[f + 6, s]
-            mean = f4(0)
             for c in range(channels):
-                z = tap_bias[c] + w0[c] * t0[c] + w1[c] * t1[c] + w2[c] * t2[c] + w3[c] * t3[c] + w4[c] * t4[c] + w5[c] * t5[c] + w6[c] * t6[c]
-                h[c] = z
-                mean += z
-            mean *= per_channel
-            square = f4(0)
-            for c in range(channels):
-                z = h[c] - mean
-                h[c] = z
-                square += z * z
-            r = ONE / np.sqrt(square * per_channel + f4(1e-6))
-            for c in range(channels):
-                h[c] = h[c] * r * gain[c] + shift[c]
+                h[c] = tap_bias[c] + w0[c] * t0[c] + w1[c] * t1[c] + w2[c] * t2[c] + w3[c] * t3[c] + w4[c] * t4[c] + w5[c] * t5[c] + w6[c] * t6[c]
+            layer_norm(h, gain, shift, h)
             neuron(h, v1, spikes1, i4(1) << i4(s), first[0], first[1], first[2], first[3], soft, first[4])
         n = active(spikes1, found)
         all_in += n
@@ -228,24 +233,12 @@ def block(u: Array, mixed: Array, taps: Array, tap_bias: Array, gain: Array, shi
 def read_out(u: Array, gain: Array, shift: Array, numbers: Array, soft: bool, out: Array) -> None:
     """The spikes of neurons after a layer norm, u [L, S, C] -> out [L, S C]: ones and zeros, the steps side by side."""
     frames, steps, channels = u.shape
-    per_channel = ONE / f4(channels)
     h, v, spikes = np.empty(channels, np.float32), np.empty(channels, np.float32), np.empty(channels, np.int32)
     for f in range(frames):
         v[:] = numbers[4]
         for s in range(steps):
             at, to = u[f, s], out[f, s * channels : (s + 1) * channels]
-            mean = f4(0)
-            for c in range(channels):
-                mean += at[c]
-            mean *= per_channel
-            square = f4(0)
-            for c in range(channels):
-                z = at[c] - mean
-                h[c] = z
-                square += z * z
-            r = ONE / np.sqrt(square * per_channel + f4(1e-6))
-            for c in range(channels):
-                h[c] = h[c] * r * gain[c] + shift[c]
+            layer_norm(at, gain, shift, h)
             spikes[:] = 0
             neuron(h, v, spikes, i4(1), numbers[0], numbers[1], numbers[2], numbers[3], soft, numbers[4])
             for c in range(channels):
