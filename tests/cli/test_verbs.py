@@ -58,6 +58,29 @@ def test_help_names_every_verb_with_a_summary() -> None:
         assert any(line.split()[:1] == [verb] and len(line.split()) > 3 for line in text.splitlines()), verb
 
 
+@pytest.mark.parametrize(("words", "want"), [
+    (["r", "a=1", "--run", "x", "b=2"], ["r", "a=1", "b=2", "--run", "x"]),
+    (["--json", "r", "--run=x", "a=1"], ["r", "a=1", "--json", "--run=x"]),
+    (["r", "--count", "-3", "a=1"], ["r", "a=1", "--count", "-3"]),
+    (["r", "a=1", "--layers", "0", "1"], ["r", "a=1", "--layers", "0", "1"]),  # a list takes all that follows
+    (["r", "--run", "x", "--", "-a=1"], ["r", "--run", "x", "--", "-a=1"]),
+    (["r", "--unknown", "a=1"], ["r", "a=1", "--unknown"]),
+])
+def test_words_may_stand_on_both_sides_of_an_option(words: list[str], want: list[str]) -> None:
+    from jsonargparse import ArgumentParser
+
+    from wavespike.cli.main import positionals_first
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("recipe", type=str)
+    parser.add_argument("overrides", nargs="*", type=str)
+    parser.add_argument("--run", type=str)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--count", type=int)
+    parser.add_argument("--layers", nargs="+", type=str)
+    assert positionals_first(parser, words) == want
+
+
 def test_models_lists_what_load_takes() -> None:
     result = inside("models", "--json")
     rows = json.loads(result.stdout)
