@@ -82,7 +82,7 @@ def spike_planes(record: SpikeRecord, *, layers: list[str] | None = None, thresh
 
 
 def _short(name: str) -> str:
-    return name.replace("backbone.convnext.", "block ").replace(".neuron", " / ")
+    return name.replace("backbone.convnext.", "block ").replace(".neuron", " / ").removeprefix("backbone.")
 
 
 def save_spikes(planes: list[Plane], path: str | Path, *, title: str = "", hop_seconds: float | None = None) -> Path:
