@@ -263,6 +263,16 @@ def test_a_broken_layer_stops_training_by_name(teachers: dict[str, str], corpus:
         start(config, new_folder("run", tmp_path / "run"), model=model, report=lambda line: None)
 
 
+def test_weights_to_start_from_are_not_replaced_by_the_teachers(teachers: dict[str, str]) -> None:
+    words = [*SMALL, "model.head.dim=128", f"task.distillation.teacher={teachers['source-filter']}"]
+    for more, same in (([], True), (["init=somewhere"], False)):
+        config = config_of("spiking-vocos-24k", [*words, *more])
+        torch.manual_seed(1)
+        model: Any = build(to_dict(config.model))
+        task = task_class(config.task.type_name)(model, config)
+        assert torch.equal(model.backbone.embed.weight, task._teacher[0].backbone.embed.weight) == same
+
+
 def test_starting_from_a_teacher_copies_all_but_the_blocks() -> None:
     teacher = dense()
     student = SpikingVocos(SpikingVocosConfig.twin_of(teacher.config, initial_norm=True))

@@ -51,7 +51,7 @@ class VocosConfig(Config):
 
     def __post_init__(self) -> None:
         if self.hidden_dim != self.head.dim:
-            raise ConfigError(f"head.dim: expected the backbone's dim {self.hidden_dim}, got {self.head.dim}")
+            raise ConfigError(f"head.dim: expected the {self.hidden_dim} channels that the backbone puts out, got {self.head.dim}")
         if self.backbone.input_channels != self.channels:
             raise ConfigError(f"backbone.input_channels: expected the features' {self.channels}, got {self.backbone.input_channels}")
         if self.head.hop_length != self.features.hop_length:

@@ -62,7 +62,7 @@ class DistillationConfig(Config):
     alignment           which student and teacher layers are compared
     adapter             "published": GELU(LN(1x1)); "linear": 1x1 alone, which can follow a teacher's unbounded states
     relative            the feature term is divided by the mean square of the teacher's last state
-    start_from_teacher  embedding, norms and head start as the teacher's
+    start_from_teacher  embedding, norms and head start as the teacher's, unless the recipe's `init` names weights to start from
     freeze              parameters whose names start so keep their values (for example head.pitch)
     """
 
@@ -193,7 +193,7 @@ class SpikingTask(VocoderTask):
             b = model.config.backbone
             assert isinstance(teacher.backbone, ConvNeXtBackbone)
             self.adapters.extend(kind(b.dim, teacher.backbone.config.dim, b.readout_decay) for _ in range(b.num_layers))
-            if self.distillation.start_from_teacher:
+            if self.distillation.start_from_teacher and config.init is None:
                 start_from(model, teacher)
                 if self.average is not None:
                     self.average.load_state_dict(model.state_dict())
