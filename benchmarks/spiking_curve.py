@@ -5,7 +5,8 @@
 
 A point is a spiking model, a control another model drawn as a line. `--silence` adds that model with the spikes of its second neurons zeroed. Rates and
 energy are counted on the bundled speech sample, quality is the mean over the files of the list; speed is that of 10 s from features to waveform on one thread, by
-events where there are spiking layers, else with the engine `compiled` where it can.
+events where there are spiking layers, else with the engine `compiled` where it can. `--pitch-data` adds what a network hears before any source covers it: the share of
+voiced frames whose pitch is within 50 cents of the label (raw pitch accuracy), with bootstrap intervals of the differences from every control.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import common
@@ -28,8 +30,11 @@ from wavespike.metrics.evaluation import Settings, evaluate
 from wavespike.metrics.systems import ModelSystem, System, open_system
 from wavespike.models.base import Model
 from wavespike.models.spiking_vocos import SpikingVocos
+from wavespike.nn.heads import SourceFilterHead
+from wavespike.nn.pitch import PitchClasses
 from wavespike.runtime import compiled, events
 from wavespike.signal.files import audio_files, read
+from wavespike.signal.resample import resample
 
 SHOWN = ("pesq_wb", "stoi", "dnsmos_ovrl", "dnsmos_p808", "vuv_f1", "pitch_rmse_cents", "periodicity_rmse")
 LABELS = {"pesq_wb": "PESQ-WB", "stoi": "STOI", "dnsmos_ovrl": "DNSMOS OVRL", "dnsmos_p808": "DNSMOS P.808", "vuv_f1": "V/UV F1",
@@ -69,6 +74,48 @@ def speed(model: Model[Any], rounds: int = 7) -> float | None:
         fast.decode(features)
         best = min(best, time.perf_counter() - start)
     return 10.0 / best
+
+
+@torch.inference_mode()
+def heard(model: Any, files: list[Path]) -> np.ndarray:
+    """Right and all voiced frames of each file [F, 2]."""
+    from wavespike.training.audio_data import pitch_labels
+
+    counts = []
+    for path in files:
+        samples, rate_hz = read(path)
+        audio = resample(samples.mean(0), rate_hz, model.sample_rate)
+        features = model.features(torch.from_numpy(audio)[None])
+        logits, _ = model.head.hear(model.backbone(features), features)
+        label = torch.from_numpy(pitch_labels(audio, model.sample_rate, model.hop_length))
+        frames = min(len(label), logits.shape[1])
+        label, found = label[:frames], PitchClasses.hertz(logits[0, :frames])
+        right = (1200 * torch.log2(found / label.clamp_min(1.0))).abs() < 50
+        counts.append((int((right & (label > 0)).sum()), int((label > 0).sum())))
+    return np.array(counts)
+
+
+def pitch_table(counts: dict[str, np.ndarray], controls: list[str], draws: int = 2000) -> str:
+    """Raw pitch accuracy of each system and its difference from each control, with bootstrap 95 % intervals over the files."""
+    random = np.random.default_rng(0)
+    samples = [random.integers(0, len(next(iter(counts.values()))), len(next(iter(counts.values())))) for _ in range(draws)]
+
+    def accuracy(c: np.ndarray) -> float:
+        return 100 * float(c[:, 0].sum() / c[:, 1].sum())
+
+    def cell(values: list[float], middle: float, sign: str) -> str:
+        low, high = np.percentile(values, [2.5, 97.5])
+        text = f"{middle:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
+        return f"**{text}**" if sign and (low > 0 or high < 0) else text
+
+    lines = ["| system | voiced frames within 50 cents (%) | " + " | ".join(f"less '{c}'" for c in controls) + " |", "|---|---:|" + "---:|" * len(controls)]
+    for name, own in counts.items():
+        cells = [cell([accuracy(own[i]) for i in samples], accuracy(own), "")]
+        for control in controls:
+            other = counts[control]
+            cells.append("" if name == control else cell([accuracy(own[i]) - accuracy(other[i]) for i in samples], accuracy(own) - accuracy(other), "+"))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
@@ -114,6 +161,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="list file or folder of speech that judges")
     parser.add_argument("--point", action="append", default=[], metavar="LABEL=MODEL")
     parser.add_argument("--control", action="append", default=[], metavar="LABEL=MODEL")
+    parser.add_argument("--pitch-data", type=Path, help="list file or folder of speech on which pitch is judged")
     parser.add_argument("--speeds", type=Path, help="measured speeds of an earlier --json, instead of measuring")
     parser.add_argument("--silence", help="a spiking model to judge once more without its spikes")
     parser.add_argument("--teacher", default="vocos-24k")
@@ -140,6 +188,10 @@ def main() -> None:
         rows[name] = {**costs(system.model), "speed": known, "parameters": system.parameters, "metrics": result.report.means()}
     text = table(rows)
     print(text)
+    if args.pitch_data:
+        listening = {n: r.system.model for n, r in found.results.items() if isinstance(r.system, ModelSystem) and isinstance(getattr(r.system.model, "head", None), SourceFilterHead)}
+        files = audio_files(args.pitch_data)
+        print(f"\n{len(files)} files\n\n" + pitch_table({n: heard(m, files) for n, m in listening.items()}, [word.rpartition("=")[0] for word in args.control]))
     if args.json:
         args.json.write_text(json.dumps({"rows": rows, "files": len(found.seconds), "data": args.data}, indent=2))
     if args.no_write:
