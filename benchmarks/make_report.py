@@ -239,7 +239,7 @@ means; energy counted for 45 nm. All metrics with their intervals and what diffe
   worse. One in twenty would be bold by chance alone.
 - Energy is counted from the real tensors of 2 s of speech and priced for 45 nm; it is features to waveform for vocoders, waveform to waveform for codecs. A spiking model stands beside its
   dense twin, over whose energy its own is given. The published ratio is Spiking Vocos's accounting of the blocks, spiking over dense ([spiking](spiking.md)).
-- Speed, waveform to waveform, is that of the first 5 s of the first file{timed(results)}.
+- Speed, waveform to waveform, is that of the first 5 s of the first file, spiking models by events{timed(results)}.
 {chr(10).join([*notes, f"- {common.stamp(COMMAND)}"])}
 """, common.PAGE, COMMAND)
 

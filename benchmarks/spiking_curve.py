@@ -77,31 +77,35 @@ def speed(model: Model[Any], rounds: int = 7) -> float | None:
 
 
 @torch.inference_mode()
-def heard(model: Any, files: list[Path]) -> np.ndarray:
-    """Right and all voiced frames of each file [F, 2]."""
+def heard(models: dict[str, Any], files: list[Path]) -> dict[str, np.ndarray]:
+    """Right and all voiced frames of each file [F, 2], by model; all of one rate and hop."""
     from wavespike.training.audio_data import pitch_labels
 
-    counts = []
+    counts: dict[str, list[tuple[int, int]]] = {name: [] for name in models}
+    first = next(iter(models.values()))
     for path in files:
         samples, rate_hz = read(path)
-        audio = resample(samples.mean(0), rate_hz, model.sample_rate)
-        features = model.features(torch.from_numpy(audio)[None])
-        logits, _ = model.head.hear(model.backbone(features), features)
-        label = torch.from_numpy(pitch_labels(audio, model.sample_rate, model.hop_length))
-        frames = min(len(label), logits.shape[1])
-        label, found = label[:frames], PitchClasses.hertz(logits[0, :frames])
-        right = (1200 * torch.log2(found / label.clamp_min(1.0))).abs() < 50
-        counts.append((int((right & (label > 0)).sum()), int((label > 0).sum())))
-    return np.array(counts)
+        audio = resample(samples.mean(0), rate_hz, first.sample_rate)
+        labels = torch.from_numpy(pitch_labels(audio, first.sample_rate, first.hop_length))
+        features = first.features(torch.from_numpy(audio)[None])
+        for name, model in models.items():
+            logits, _ = model.head.hear(model.backbone(features), features)
+            frames = min(len(labels), logits.shape[1])
+            label, found = labels[:frames], PitchClasses.hertz(logits[0, :frames])
+            right = (1200 * torch.log2(found / label.clamp_min(1.0))).abs() < 50
+            counts[name].append((int((right & (label > 0)).sum()), int((label > 0).sum())))
+    return {name: np.array(c) for name, c in counts.items()}
+
+
+def share(counts: np.ndarray) -> float:
+    """Percent of the voiced frames [F, 2] that are right."""
+    return 100 * float(counts[:, 0].sum() / counts[:, 1].sum())
 
 
 def pitch_table(counts: dict[str, np.ndarray], controls: list[str], draws: int = 2000) -> str:
     """Raw pitch accuracy of each system and its difference from each control, with bootstrap 95 % intervals over the files."""
     random = np.random.default_rng(0)
     samples = [random.integers(0, len(next(iter(counts.values()))), len(next(iter(counts.values())))) for _ in range(draws)]
-
-    def accuracy(c: np.ndarray) -> float:
-        return 100 * float(c[:, 0].sum() / c[:, 1].sum())
 
     def cell(values: list[float], middle: float, sign: str) -> str:
         low, high = np.percentile(values, [2.5, 97.5])
@@ -110,10 +114,10 @@ def pitch_table(counts: dict[str, np.ndarray], controls: list[str], draws: int =
 
     lines = ["| system | voiced frames within 50 cents (%) | " + " | ".join(f"less '{c}'" for c in controls) + " |", "|---|---:|" + "---:|" * len(controls)]
     for name, own in counts.items():
-        cells = [cell([accuracy(own[i]) for i in samples], accuracy(own), "")]
+        cells = [cell([share(own[i]) for i in samples], share(own), "")]
         for control in controls:
             other = counts[control]
-            cells.append("" if name == control else cell([accuracy(own[i]) - accuracy(other[i]) for i in samples], accuracy(own) - accuracy(other), "+"))
+            cells.append("" if name == control else cell([share(own[i]) - share(other[i]) for i in samples], share(own) - share(other), "+"))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -138,6 +142,8 @@ def picture(rows: dict[str, dict[str, Any]], points: list[str], path: Path) -> N
     colors = ("#31688e", "#35b779", "#b5367a", "#e8a317", "#666666", "#21918c")
     others = [name for name in rows if name not in points]
     panels = {m: (LABELS[m] + (" (lower is better)" if m.endswith("rmse") or m.endswith("cents") else ""), {n: r["metrics"].get(m) for n, r in rows.items()}) for m in SHOWN}
+    del panels["stoi"]  # eight have room; it stands in the table
+    panels["heard"] = ("voiced frames whose pitch is heard (%)", {n: r.get("heard") for n, r in rows.items()})
     panels["energy_mj"] = ("energy, complete (mJ/s; lower is better)", {n: r.get("energy_mj") for n, r in rows.items()})
     for axis, (title, values) in zip(figure.subplots(2, 4).flat, panels.values(), strict=True):
         known = [(rows[n]["rate"], values[n], n) for n in points if values[n] is not None]
@@ -149,6 +155,8 @@ def picture(rows: dict[str, dict[str, Any]], points: list[str], path: Path) -> N
                 axis.axhline(values[name], color=colors[k % len(colors)], linestyle=("-", "--", ":", "-.")[k % 4], linewidth=1.2, label=name)
         axis.set_xscale("log")
         axis.margins(x=0.25, y=0.12)
+        axis.set_xticks([100 * rows[n]["rate"] for n in points], [f"{100 * rows[n]['rate']:.1f}" for n in points])
+        axis.minorticks_off()
         axis.set_xlabel("firing rate (%)")
         axis.set_title(title, fontsize=9)
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -191,7 +199,10 @@ def main() -> None:
     if args.pitch_data:
         listening = {n: r.system.model for n, r in found.results.items() if isinstance(r.system, ModelSystem) and isinstance(getattr(r.system.model, "head", None), SourceFilterHead)}
         files = audio_files(args.pitch_data)
-        print(f"\n{len(files)} files\n\n" + pitch_table({n: heard(m, files) for n, m in listening.items()}, [word.rpartition("=")[0] for word in args.control]))
+        counts = heard(listening, files)
+        for name, own in counts.items():
+            rows[name]["heard"] = share(own)
+        print(f"\n{len(files)} files\n\n" + pitch_table(counts, [word.rpartition("=")[0] for word in args.control]))
     if args.json:
         args.json.write_text(json.dumps({"rows": rows, "files": len(found.seconds), "data": args.data}, indent=2))
     if args.no_write:

@@ -284,7 +284,8 @@ class _Work:
             self.kept[name, file] = made
 
     def speeds(self, results: Mapping[str, Result]) -> None:
-        """Real-time factor of every system on the start of the first usable file, on one thread and on all: median of `ROUNDS` calls after a first one.
+        """Real-time factor of every system, as the commands run it, on the start of the first usable file, on one thread and on all: median of `ROUNDS` calls
+        after a first one.
 
         The systems take turns, so that what else the machine does slows all alike; hence a change of one is a reason to time all anew.
         """
@@ -298,17 +299,18 @@ class _Work:
             audio = audio[: round(PROBE_S * rate_hz)]
             times: dict[tuple[str, str], list[float]] = {(label, name): [] for label in ("1_thread", "all_threads") for name in timed}
             load, told = load_average(), {}
+            used = {name: result.system.as_used() for name, result in timed.items()}
             try:
                 for label, count in (("1_thread", 1), ("all_threads", threads)):
                     torch.set_num_threads(count)
                     for _ in range(1 + ROUNDS):
-                        for name, result in timed.items():
+                        for name in timed:
                             so_far = times[label, name]
                             if name in told or (so_far and so_far[0] > PATIENCE_S):
                                 continue
                             start = time.perf_counter()
                             try:
-                                _make(result.system, audio, rate_hz, Path(file), self.settings.seed)
+                                _make(used[name], audio, rate_hz, Path(file), self.settings.seed)
                             except RETRIED as error:
                                 told[name] = _said(error)
                             so_far.append(time.perf_counter() - start)
@@ -349,12 +351,12 @@ def _said(error: BaseException) -> str:
 
 def _costs_code() -> str:
     """Changes when the code of what costs depend on does."""
-    return code_version("signal", *(f"metrics/{name}.py" for name in ("energy", "footprint", "systems", "peers")))
+    return code_version("signal", "runtime", *(f"metrics/{name}.py" for name in ("energy", "footprint", "systems", "peers")))
 
 
 def _judges() -> str:
     """Changes when a score could: the code behind it and the versions of its packages."""
-    code = code_version("signal", *(f"metrics/{name}.py" for name in ("common", "pitch", "quality", "utmos")))
+    code = code_version("signal", "runtime", *(f"metrics/{name}.py" for name in ("common", "pitch", "quality", "utmos")))
     return f"{code} {sorted(versions().items())} {os.environ.get(utmos.VARIABLE, '')}"
 
 

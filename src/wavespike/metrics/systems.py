@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -13,6 +14,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from wavespike.errors import UsageError
@@ -68,6 +70,10 @@ class System(abc.ABC):
     def energy(self, audio: Samples, rate_hz: int) -> dict[str, Any] | None:
         """Counted energy for this input, millijoules a second of audio; None where operations cannot be counted."""
         return None
+
+    def as_used(self) -> System:
+        """The system as the commands run it, for timing; ready to be timed."""
+        return self
 
     def facts(self) -> dict[str, Any]:
         """Plain data about the system itself."""
@@ -142,6 +148,18 @@ class ModelSystem(System):
         complete = report["complete"]
         return {"millijoules_per_second": complete["millijoules_per_second"], "technology": "45nm", "rates": report["rates"], "uncounted": report["uncounted"],
                 "published_ratio": None if report["published"] is None else report["published"]["ratio"], "ratio": complete["ratio"]}
+
+    def as_used(self) -> System:
+        """With the engine `auto`, compiled: a spiking model by events where Numba is installed."""
+        from wavespike.runtime.engines import chosen, with_engine
+
+        if chosen(self.model, "auto") == "dense":
+            return self
+        fast, model = copy.copy(self), with_engine(self.model, "auto")
+        assert isinstance(model, (Vocoder, Codec))
+        fast.model = model
+        fast.make(np.zeros(fast.model.sample_rate, np.float32), fast.model.sample_rate, Path())
+        return fast
 
     def facts(self) -> dict[str, Any]:
         nominal = None

@@ -21,6 +21,7 @@ from wavespike.errors import UsageError
 from wavespike.nn.conv import Conv1d
 from wavespike.nn.norm import AdaLayerNorm, Norm
 from wavespike.nn.spiking import SpikingConvNeXtBackbone, SpikingConvNeXtBlock, readout_weights
+from wavespike.runtime.compiled.compile import FRAMES
 from wavespike.runtime.events import kernels
 from wavespike.spikes.neurons import NeuronConfig, decay_of
 from wavespike.threads import run_all, share, spread
@@ -162,12 +163,12 @@ class FrameConv1d(Conv1d):
         if self._packed is None or self._packed[0] != stamp:
             rows = weight.detach().permute(2, 1, 0).reshape(-1, self.out_channels).contiguous().numpy().copy()  # [K C_in, C]
             self._packed = stamp, rows, np.zeros(self.out_channels, np.float32) if bias is None else bias.detach().numpy().copy()
-        fours = kernels.FRAMES * math.ceil(frames / kernels.FRAMES)
+        fours = FRAMES * math.ceil(frames / FRAMES)
         x = np.zeros((input.shape[0], fours + self.span, self.in_channels), np.float32)
         x[:, : input.shape[-1]] = input.detach().transpose(1, 2).numpy()
         out = np.empty((input.shape[0], fours, self.out_channels), np.float32)
         for item, frame in zip(x, out, strict=True):
-            kernels.convolve(item.reshape(-1), *self._packed[1:], frame)
+            kernels.convolve(item.reshape(-1), self._packed[1], self._packed[2], frame)
         return torch.from_numpy(out[:, :frames]).transpose(1, 2)
 
 
