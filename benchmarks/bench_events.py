@@ -137,9 +137,9 @@ def tuned(model: SpikingVocos, features: Tensor, rate: float) -> SpikingVocos:
 
 def threshold_for(neuron: Neuron, x: Tensor, rate: float) -> Any:
     """The configuration with the threshold at which inputs x [S, ...] fire at the rate."""
-    low, high = 1e-3, float(x.max()) + 1.0
-    for _ in range(24):
-        middle = (low * high) ** 0.5
+    low, high = float(x.min()) - 1.0, float(x.max()) + 1.0
+    for _ in range(32):
+        middle = 0.5 * (low + high)
         config = dataclasses.replace(neuron.config, threshold=middle)
         fired = float(neuron_scan(x, None, decay_of(config, neuron.w), config)[0].mean())
         low, high = (middle, high) if fired > rate else (low, middle)
