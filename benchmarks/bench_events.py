@@ -44,6 +44,8 @@ from wavespike.spikes.neurons import decay_of, neuron_scan
 
 Work = Callable[[], Any]
 DENSE = "simulated densely"
+LEAST_THRESHOLD = 1e-3
+"""A threshold lies above the resting potential."""
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 
 
@@ -121,28 +123,38 @@ def differences(model: SpikingVocos) -> dict[str, Any]:
 
 
 def tuned(model: SpikingVocos, features: Tensor, rate: float) -> SpikingVocos:
-    """A copy whose neurons' thresholds give every layer that firing rate on these features: its output is nonsense, its work is that of the rate."""
+    """A copy whose neurons' thresholds give every layer that firing rate on these features: its output is nonsense, its work is that of the rate.
+
+    Where too few inputs are above the resting potential for a rate, the bias before the neurons is raised first.
+    """
     new = copy.deepcopy(model)
     u: Tensor = new.backbone._start(new.backbone.embed(features), None)
     for block in new.backbone.blocks:
-        for neuron in (block.neuron1, block.neuron2):
+        for neuron, bias in ((block.neuron1, block.norm.bias), (block.neuron2, block.pwconv1.bias)):
             seen: list[Tensor] = []
             handle = neuron.register_forward_pre_hook(lambda m, inputs, seen=seen: seen.append(inputs[0].detach().clone()))
             block(u)
+            while fired(neuron, seen[-1], LEAST_THRESHOLD) < rate:
+                bias.add_(0.2 * seen[-1].std())  # type: ignore[union-attr,operator]
+                block(u)
             handle.remove()
-            neuron.config = threshold_for(neuron, seen[0], rate)
+            neuron.config = threshold_for(neuron, seen[-1], rate)
         u = block(u)
     return new
 
 
+def fired(neuron: Neuron, x: Tensor, threshold: float) -> float:
+    """Rate at which inputs x [S, ...] fire at a threshold."""
+    config = dataclasses.replace(neuron.config, threshold=threshold)
+    return float(neuron_scan(x, None, decay_of(config, neuron.w), config)[0].mean())
+
+
 def threshold_for(neuron: Neuron, x: Tensor, rate: float) -> Any:
     """The configuration with the threshold at which inputs x [S, ...] fire at the rate."""
-    low, high = float(x.min()) - 1.0, float(x.max()) + 1.0
-    for _ in range(32):
-        middle = 0.5 * (low + high)
-        config = dataclasses.replace(neuron.config, threshold=middle)
-        fired = float(neuron_scan(x, None, decay_of(config, neuron.w), config)[0].mean())
-        low, high = (middle, high) if fired > rate else (low, middle)
+    low, high = LEAST_THRESHOLD, float(x.max()) + 1.0
+    for _ in range(24):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if fired(neuron, x, middle) > rate else (low, middle)
     return dataclasses.replace(neuron.config, threshold=high)
 
 
