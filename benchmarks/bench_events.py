@@ -35,7 +35,7 @@ from wavespike.errors import WavespikeError
 from wavespike.metrics.energy import count
 from wavespike.models.spiking_vocos import SpikingVocos
 from wavespike.models.vocos import Vocos
-from wavespike.nn.heads import SourceFilterHead
+from wavespike.nn.heads import reads_pitch
 from wavespike.nn.recording import record_spikes
 from wavespike.nn.spiking import Neuron
 from wavespike.runtime import compiled, events
@@ -97,14 +97,9 @@ def vocoder_work(model: SpikingVocos, twin: Vocos, teacher: Vocos, features: Ten
         except WavespikeError as error:
             skipped[name] = str(error)
     backbones: dict[str, Any] = {f"spiking, {DENSE}": model, "spiking, by events": fast, "spiking, by events, int8 rows": fast8, "dense twin, PyTorch": twin}
-    if reads_pitch(model):  # then its rows stay whole
+    if reads_pitch(model.head):  # then its rows stay whole
         del backbones["spiking, by events, int8 rows"]
     return ({name: lambda m=m: m.decode(features) for name, m in whole.items()}, {name: lambda m=m: m.backbone(features) for name, m in backbones.items()}, skipped)
-
-
-def reads_pitch(model: SpikingVocos) -> bool:
-    """Whether the head reads its pitch from the backbone."""
-    return isinstance(model.head, SourceFilterHead) and model.head.config.pitch == "hidden"
 
 
 def differences(model: SpikingVocos) -> dict[str, Any]:
@@ -294,7 +289,8 @@ def main() -> None:
         model: Any = wavespike.load(args.model)
     except WavespikeError as error:
         raise SystemExit(f"bench_events: {error}") from error
-    twin, teacher = dense_twin(model), wavespike.load(args.teacher)
+    twin = dense_twin(model)
+    teacher: Any = wavespike.load(args.teacher)
     features = features_of(args.seconds)
     found: dict[str, Any] = {"machine": common.machine(), "model": args.model, "parameters": model.parameter_count()}
     sections = []
@@ -302,7 +298,7 @@ def main() -> None:
         found["vocoder"], found["backbone"], skipped = {}, {}, {}
         for n in args.threads:
             torch.set_num_threads(n)
-            whole, backbones, skipped = vocoder_work(model, twin, teacher, features, n)  # type: ignore[arg-type]
+            whole, backbones, skipped = vocoder_work(model, twin, teacher, features, n)
             for kind, work in (("vocoder", whole), ("backbone", backbones)):
                 for run in work.values():
                     run()

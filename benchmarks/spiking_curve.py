@@ -105,7 +105,8 @@ def share(counts: np.ndarray) -> float:
 def pitch_table(counts: dict[str, np.ndarray], controls: list[str], draws: int = 2000) -> str:
     """Raw pitch accuracy of each system and its difference from each control, with bootstrap 95 % intervals over the files."""
     random = np.random.default_rng(0)
-    samples = [random.integers(0, len(next(iter(counts.values()))), len(next(iter(counts.values())))) for _ in range(draws)]
+    files = len(next(iter(counts.values())))
+    samples = [random.integers(0, files, files) for _ in range(draws)]
 
     def cell(values: list[float], middle: float, sign: str) -> str:
         low, high = np.percentile(values, [2.5, 97.5])
@@ -179,30 +180,32 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--no-write", action="store_true")
     args = parser.parse_args()
-    points = dict(word.rpartition("=")[::2] for word in args.point)
+    points, controls = (dict(word.rpartition("=")[::2] for word in words) for words in (args.point, args.control))
     systems: dict[str, System] = {f"teacher ({args.teacher})": open_system(args.teacher), args.peer: open_system(args.peer)}
-    systems |= {label: open_system(model) for label, model in points.items()}
-    systems |= {label: open_system(model) for label, model in (word.rpartition("=")[::2] for word in args.control)}
+    systems |= {label: open_system(model) for label, model in (points | controls).items()}
     if args.silence:
         model = wavespike.load(args.silence)
         assert isinstance(model, SpikingVocos)
         systems["its spikes silenced"] = ModelSystem("silenced", silenced(model))
     found = evaluate(systems, audio_files(Path(args.data))[: args.limit], Settings(metrics=SHOWN, cache=args.cache), data=args.data)
     rows: dict[str, dict[str, Any]] = {}
+    listening: dict[str, Any] = {}
+    measured = json.loads(args.speeds.read_text())["rows"] if args.speeds else None
     for name, result in found.results.items():
         system = result.system
         assert isinstance(system, ModelSystem)
-        known = json.loads(args.speeds.read_text())["rows"].get(name, {}).get("speed") if args.speeds else speed(system.model)
+        if isinstance(getattr(system.model, "head", None), SourceFilterHead):
+            listening[name] = system.model
+        known = speed(system.model) if measured is None else measured.get(name, {}).get("speed")
         rows[name] = {**costs(system.model), "speed": known, "parameters": system.parameters, "metrics": result.report.means()}
     text = table(rows)
     print(text)
     if args.pitch_data:
-        listening = {n: r.system.model for n, r in found.results.items() if isinstance(r.system, ModelSystem) and isinstance(getattr(r.system.model, "head", None), SourceFilterHead)}
         files = audio_files(args.pitch_data)
         counts = heard(listening, files)
         for name, own in counts.items():
             rows[name]["heard"] = share(own)
-        print(f"\n{len(files)} files\n\n" + pitch_table(counts, [word.rpartition("=")[0] for word in args.control]))
+        print(f"\n{len(files)} files\n\n" + pitch_table(counts, list(controls)))
     if args.json:
         args.json.write_text(json.dumps({"rows": rows, "files": len(found.seconds), "data": args.data}, indent=2))
     if args.no_write:

@@ -356,7 +356,7 @@ def _costs_code() -> str:
 
 def _judges() -> str:
     """Changes when a score could: the code behind it and the versions of its packages."""
-    code = code_version("signal", "runtime", *(f"metrics/{name}.py" for name in ("common", "pitch", "quality", "utmos")))
+    code = code_version("signal", *(f"metrics/{name}.py" for name in ("common", "pitch", "quality", "utmos")))
     return f"{code} {sorted(versions().items())} {os.environ.get(utmos.VARIABLE, '')}"
 
 

@@ -151,14 +151,15 @@ class ModelSystem(System):
 
     def as_used(self) -> System:
         """With the engine `auto`, compiled: a spiking model by events where Numba is installed."""
-        from wavespike.runtime.engines import chosen, with_engine
+        from wavespike.runtime.engines import with_engine
 
-        if chosen(self.model, "auto") == "dense":
+        model = with_engine(self.model, "auto")
+        if model is self.model:
             return self
-        fast, model = copy.copy(self), with_engine(self.model, "auto")
         assert isinstance(model, (Vocoder, Codec))
+        fast = copy.copy(self)
         fast.model = model
-        fast.make(np.zeros(fast.model.sample_rate, np.float32), fast.model.sample_rate, Path())
+        fast.make(np.zeros(model.sample_rate, np.float32), model.sample_rate, Path())
         return fast
 
     def facts(self) -> dict[str, Any]:

@@ -208,8 +208,11 @@ class SourceFilterBlocks:
         """New frames of pitch in hertz, voicing and phase, each [B, l], exact: no artificial edge is near."""
         pitch, rate = self.head.pitch, self.head.mel.sample_rate
         if isinstance(pitch, PitchEstimator):
-            hidden, self.state = pitch.backbone.step(features.to(pitch.out.weight.dtype), self.state, None, final)
-        out = pitch.out(hidden.to(pitch.out.weight.dtype)).transpose(1, 2)
+            own, self.state = pitch.backbone.step(features.to(pitch.out.weight.dtype), self.state, None, final)
+            logits, voicing = pitch.split(own)
+        else:
+            logits, voicing = self.head.hear(hidden, features)
+        out = torch.cat([logits, voicing[..., None]], -1).transpose(1, 2)
         self.logits = out if self.logits is None else torch.cat([self.logits, out], -1)
         end = self.base + self.logits.shape[-1]
         until = end if final else max(self.known, end - PITCH_REACH_FRAMES)

@@ -99,6 +99,11 @@ class ISTFTHead(nn.Module):
         return istft(scaled(start, magnitude), c.n_fft, c.hop_length, None, c.padding)
 
 
+def reads_pitch(head: object) -> bool:
+    """Whether a head reads the pitch from the hidden frames of its backbone."""
+    return isinstance(head, SourceFilterHead) and head.config.pitch == "hidden"
+
+
 class SourceFilterHead(nn.Module):
     """Hidden frames [B, L, dim] and log-mel features [B, C, L] -> waveform [B, T].
 

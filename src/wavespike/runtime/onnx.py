@@ -20,7 +20,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from wavespike.errors import CheckpointError, MissingDependencyError, OutputErro
 from wavespike.models.base import Stream
 from wavespike.models.streaming import BackboneStream
 from wavespike.models.vocos import Vocos, _refuse
-from wavespike.nn.heads import SourceFilterHead
+from wavespike.nn.heads import SourceFilterHead, reads_pitch
 
 CONFIG_KEY = "wavespike.model"
 """Metadata of the file: the model's configuration, so that a file is not run with another model's head."""
@@ -52,7 +52,7 @@ class _Network(nn.Module):
 
 def pitch_classes(model: Vocos) -> nn.Linear | None:
     """The layer that reads the pitch from the hidden frames, where the head has one."""
-    return model.head.pitch.out if isinstance(model.head, SourceFilterHead) and model.head.config.pitch == "hidden" else None
+    return cast(SourceFilterHead, model.head).pitch.out if reads_pitch(model.head) else None
 
 
 class _Columns(nn.Module):

@@ -31,7 +31,7 @@ from wavespike.models.base import Model
 from wavespike.models.spiking_vocos import SpikingVocos
 from wavespike.models.vocos import Vocos
 from wavespike.nn.convnext import ConvNeXtBackbone
-from wavespike.nn.heads import ISTFTHead, SourceFilterHead
+from wavespike.nn.heads import ISTFTHead, SourceFilterHead, reads_pitch
 from wavespike.nn.spiking import SpikingConvNeXtBackbone, spread
 from wavespike.training.adversarial import AdversarialConfig, AdversarialTask
 from wavespike.training.config import TaskConfig, TrainConfig
@@ -284,7 +284,7 @@ class SpikingReconstructionTask(SpikingTask, ReconstructionTask):
         if self.distillation is None or not self.distillation.pitch_weight:
             return super().heard_pitch(hidden, features)
         teacher: Any = self._teacher[0].to(features.device)
-        known = teacher.backbone(features) if teacher.config.head.pitch == "hidden" else hidden
+        known = teacher.backbone(features) if reads_pitch(teacher.head) else hidden
         heard: tuple[Tensor, Tensor] = teacher.head.pitch.decode(*teacher.head.hear(known, features))
         return heard
 

@@ -42,7 +42,7 @@ def accelerate(model: ModuleT, precision: Precision = "float32", **options: Any)
     if not suits(model):
         raise UsageError(f"expected a model with spiking layers for the engine 'events', got {type(model).__name__}, which has none; use engine 'auto' or 'dense'")
     from wavespike.models.sparch import SpArch
-    from wavespike.nn.heads import SourceFilterHead
+    from wavespike.nn.heads import SourceFilterHead, reads_pitch
     from wavespike.nn.recurrent import RecurrentLayer, SpikingReadout
     from wavespike.nn.spiking import SpikingConvNeXtBackbone
     from wavespike.runtime.compiled.head import CompiledSourceFilterHead
@@ -51,7 +51,7 @@ def accelerate(model: ModuleT, precision: Precision = "float32", **options: Any)
     from wavespike.runtime.events.recurrent import EventLayer, EventReadout, EventSpArch
 
     spikes_come = any(isinstance(m, SpikingConvNeXtBackbone) and m.config.readout == "spikes" for m in model.modules())
-    pitch_hangs_on_it = any(isinstance(m, SourceFilterHead) and m.config.pitch == "hidden" for m in model.modules())
+    pitch_hangs_on_it = any(reads_pitch(m) for m in model.modules())
 
     def by_events(module: nn.Module) -> nn.Module | None:
         if isinstance(module, SpikingConvNeXtBackbone) and fits(module):

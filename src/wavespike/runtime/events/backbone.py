@@ -168,7 +168,7 @@ class FrameConv1d(Conv1d):
         x[:, : input.shape[-1]] = input.detach().transpose(1, 2).numpy()
         out = np.empty((input.shape[0], fours, self.out_channels), np.float32)
         for item, frame in zip(x, out, strict=True):
-            kernels.convolve(item.reshape(-1), self._packed[1], self._packed[2], frame)
+            kernels.convolve(item, self._packed[1], self._packed[2], frame)
         return torch.from_numpy(out[:, :frames]).transpose(1, 2)
 
 

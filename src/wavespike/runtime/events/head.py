@@ -47,9 +47,9 @@ class EventSourceFilterHead(CompiledSourceFilterHead):
         rows, bias = self.packed()[1]
         out = torch.empty(*hidden.shape[:2], len(bias), dtype=torch.float64)
         for spikes, logits in zip(hidden.detach().contiguous().numpy(), out.numpy(), strict=True):
-            kernels.add_exactly(spikes, rows, bias, logits)
+            kernels.add_exactly(spikes.view(np.int32), rows, bias, logits)
         return out[..., :-1], out[..., -1]
 
     def linear(self, hidden: Tensor, out: Tensor) -> None:
         rows = self.packed()[0]
-        kernels.add_lines(hidden.contiguous().numpy(), rows.rows, rows.scale, rows.sum_type, out.numpy())
+        kernels.add_lines(hidden.contiguous().numpy().view(np.int32), rows.rows, rows.scale, rows.sum_type, out.numpy())

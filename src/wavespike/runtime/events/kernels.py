@@ -54,15 +54,15 @@ def gelu_of(x: Array, out: Array) -> None:
 
 @compiled
 def convolve(x: Array, weight: Array, bias: Array, out: Array) -> None:
-    """out[f] = bias + sum_i x[f, i] weight[i] for flat frames: x[f] is the stretch from f C_in on, as long as weight [K C_in, C] has rows; out [L, C].
+    """Frames x [L + K - 1, C_in] -> out [L, C]: bias + the product of K frames from each on, side by side, with weight [K C_in, C].
 
     L is a multiple of FRAMES and every frame sums in the same order, so a frame does not depend on how many others are computed with it.
     """
-    per_frame = (x.shape[0] - weight.shape[0]) // (out.shape[0] - 1)
+    flat, inputs = x.reshape(-1), x.shape[1]
     for f in range(0, out.shape[0], FRAMES):
         for k in range(FRAMES):
             out[f + k] = bias
-        add_four_frames(x, f * per_frame, per_frame, weight, out, f)
+        add_four_frames(flat, f * inputs, inputs, weight, out, f)
 
 
 @compiled
@@ -246,18 +246,8 @@ def read_out(u: Array, gain: Array, shift: Array, numbers: Array, soft: bool, ou
 
 
 @compiled
-def ones_of(x: Array, found: Array) -> int:
-    """Indices of the numbers of x that are not zero, in order -> how many."""
-    n = 0
-    for i in range(x.shape[0]):
-        found[n] = i
-        n += 1 if x[i] != 0 else 0
-    return n
-
-
-@compiled
 def add_lines(x: Array, weight: Array, scale: Array, sum_type: Array, out: Array) -> None:
-    """out [n, L] = scale * the weight rows [inputs, n] of the ones in x [L, inputs], a column a frame."""
+    """out [n, L] = scale * the weight rows [inputs, n] of the ones in x [L, inputs] (float32 read as int32), a column a frame."""
     frames, n = x.shape[0], weight.shape[1]
     found, total = np.empty(x.shape[1] + 1, np.int32), np.empty((1, n), sum_type.dtype)
     group = np.empty((COLUMNS, n), np.float32)
@@ -265,7 +255,7 @@ def add_lines(x: Array, weight: Array, scale: Array, sum_type: Array, out: Array
         many = min(COLUMNS, frames - start)
         for f in range(many):
             total[:] = 0
-            add_row_sums(weight, found, ones_of(x[start + f], found), total, 0, 1)
+            add_row_sums(weight, found, active(x[start + f], found), total, 0, 1)
             for j in range(n):
                 group[f, j] = scale[j] * f4(total[0, j])
         for j in range(n):
@@ -275,12 +265,12 @@ def add_lines(x: Array, weight: Array, scale: Array, sum_type: Array, out: Array
 
 @compiled
 def add_exactly(x: Array, weight: Array, bias: Array, out: Array) -> None:
-    """out [L, n] = bias + the weight rows [inputs, n] of the ones in x [L, inputs], in float64."""
+    """out [L, n] = bias + the weight rows [inputs, n] of the ones in x [L, inputs] (float32 read as int32), in float64."""
     found = np.empty(x.shape[1] + 1, np.int32)
     for f in range(x.shape[0]):
         to = out[f]
         to[:] = bias
-        for i in range(ones_of(x[f], found)):
+        for i in range(active(x[f], found)):
             row = weight[found[i]]
             for j in range(to.shape[0]):
                 to[j] += row[j]
